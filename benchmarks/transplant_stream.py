@@ -1,0 +1,214 @@
+"""Claims about writing a transplant of a 1 GB checkpoint: time against `cp` of the same file, and memory.
+
+A Llama-shaped bfloat16 target and donor of random bytes, 1 % of the neurons of every matrix (rows and columns) in the
+plan. Each round times `cp`, the write without digests and the write with sha256 in turn, each after a `sync` and in a
+process of its own; the ratios are medians over the rounds. `python -m benchmarks.transplant_stream [--json]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cnt_pipeline.models.tensors import read_index
+from cnt_pipeline.transplants.apply import write_transplant
+from cnt_pipeline.transplants.patch import revert
+from cnt_pipeline.transplants.plan import PLAN_SCHEMA, TransplantPlan, read_plan
+from cnt_pipeline.transplants.verify import verify_transplant
+
+HIDDEN, FFN, KEYS, VOCABULARY = 2048, 5632, 256, 32000
+LAYERS = 12
+SHARE = 0.01
+LIMITS = {"without digests": 1.6, "with sha256": 6.0, "memory": 200.0}
+FAMILIES = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN, 0),
+    "self_attn.k_proj": (KEYS, HIDDEN, 0),
+    "self_attn.v_proj": (KEYS, HIDDEN, 0),
+    "self_attn.o_proj": (HIDDEN, HIDDEN, 1),
+    "mlp.gate_proj": (FFN, HIDDEN, 0),
+    "mlp.up_proj": (FFN, HIDDEN, 0),
+    "mlp.down_proj": (HIDDEN, FFN, 1),
+}
+"""Rows, columns and the axis of the neurons, as in TinyLlama (with its 22 layers cut to make 1 GB)."""
+
+
+def write_checkpoint(folder: Path, seed: int, layers: int) -> None:
+    """A safetensors file of random weights (any bits but not those of infinities), block by block."""
+    shapes: dict[str, list[int]] = {"model.embed_tokens.weight": [VOCABULARY, HIDDEN]}
+    for layer in range(layers):
+        for family, (rows, columns, _) in FAMILIES.items():
+            shapes[f"model.layers.{layer}.{family}.weight"] = [rows, columns]
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"model.layers.{layer}.{norm}.weight"] = [HIDDEN]
+    shapes |= {"model.norm.weight": [HIDDEN], "lm_head.weight": [VOCABULARY, HIDDEN]}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    generator = np.random.default_rng(seed)
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}\n')
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(len(raw).to_bytes(8, "little") + raw)
+        for begin in range(0, end, 32 << 20):
+            count = min(32 << 20, end - begin) // 2
+            values = generator.integers(0, 1 << 16, count, dtype=np.uint16)
+            stream.write((values & 0xBFFF).tobytes())
+
+
+def make_plan(layers: int, share: float) -> TransplantPlan:
+    """`share` of the neurons of every matrix, at random positions."""
+    generator = np.random.default_rng(7)
+    columns: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names}
+    for layer in range(layers):
+        for family, (rows, width, axis) in FAMILIES.items():
+            size = (rows, width)[axis]
+            for position in generator.choice(size, max(1, round(share * size)), replace=False).tolist():
+                row = (f"model.layers.{layer}.{family}.weight", axis, position, layer, family, position)
+                values = (*row, 0.0, len(columns["rank"]), 1.0, None)
+                for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
+                    columns[name].append(value)
+    return TransplantPlan(pa.table(columns, PLAN_SCHEMA))
+
+
+def status(field: str) -> float:
+    """A memory figure of this process in MB, from /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
+
+
+def child(mode: str, folder: Path) -> dict[str, float]:
+    """One operation in this process: seconds and peak memory above what it held before it began."""
+    target, donor = read_index(folder / "target"), read_index(folder / "donor")
+    plan, out = read_plan(folder / "plan.parquet"), folder / "out"
+    digests = (
+        json.loads((folder / "digests.json").read_text()) if (folder / "digests.json").exists() else None
+    )
+    before = status("VmRSS")
+    started = time.perf_counter()
+    if mode == "verify":
+        result = verify_transplant(target, donor, plan, read_index(out))
+        assert result.holds, result.offence
+    elif mode == "revert":
+        revert(out, None, folder / "reverted")
+    else:
+        known = None if mode == "sha256 of both" else digests
+        write_transplant(target, donor, plan, out, digests=mode != "plain", target_digests=known)
+    return {"seconds": time.perf_counter() - started, "growth_mb": status("VmHWM") - before}
+
+
+def measure(mode: str, folder: Path) -> dict[str, float]:
+    """`child` in a process of its own, on a disk that has nothing left to write."""
+    os.sync()
+    command = [sys.executable, "-m", "benchmarks.transplant_stream", "--child", mode, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def copy(folder: Path) -> dict[str, float]:
+    """`cp` of the target's weights."""
+    os.sync()
+    started = time.perf_counter()
+    subprocess.run(["cp", str(folder / "target/model.safetensors"), str(folder / "copy")], check=True)
+    return {"seconds": time.perf_counter() - started}
+
+
+def run(rounds: int, layers: int, parent: Path | None) -> dict[str, Any]:
+    """All figures: medians over `rounds` rounds in which the operations take turns."""
+    with tempfile.TemporaryDirectory(dir=parent, prefix="transplant-bench-") as name:
+        folder = Path(name)
+        write_checkpoint(folder / "target", 1, layers)
+        write_checkpoint(folder / "donor", 2, layers)
+        plan = make_plan(layers, SHARE)
+        plan.write(folder / "plan.parquet")
+        size = (folder / "target/model.safetensors").stat().st_size
+        first = write_transplant(
+            read_index(folder / "target"), read_index(folder / "donor"), plan, folder / "out", digests=True
+        )
+        records = revert(folder / "out", None, folder / "reverted")
+        (folder / "digests.json").write_text(json.dumps(dict(records.files)))
+        patch_mb = first.patch.stat().st_size / 1e6
+        rows: dict[str, list[dict[str, float]]] = {}
+        for turn in range(rounds + 1):
+            for mode in ("cp", "plain", "sha256", "sha256 of both", "verify", "revert"):
+                if mode not in ("verify",):
+                    shutil.rmtree(folder / "reverted", ignore_errors=True)
+                if mode in ("plain", "sha256", "sha256 of both"):
+                    shutil.rmtree(folder / "out", ignore_errors=True)
+                (folder / "copy").unlink(missing_ok=True)
+                figures = copy(folder) if mode == "cp" else measure(mode, folder)
+                if turn:
+                    rows.setdefault(mode, []).append(figures)
+    seconds = {mode: statistics.median(f["seconds"] for f in part) for mode, part in rows.items()}
+    growth = {mode: max(f["growth_mb"] for f in part) for mode, part in rows.items() if mode != "cp"}
+    raw = {
+        "file_gb": size / 1e9, "rounds": rounds, "parameters": first.parameters, "patched_mb": first.bytes_patched / 1e6,
+        "patch_mb": patch_mb, "seconds": seconds, "growth_mb": growth,
+        "all_seconds": {mode: [f["seconds"] for f in part] for mode, part in rows.items()},
+    }  # fmt: skip
+    written = ("plain", "sha256", "sha256 of both")
+    measured = {
+        "without digests": seconds["plain"] / seconds["cp"],
+        "with sha256": seconds["sha256"] / seconds["cp"],
+        "memory": max(growth[mode] for mode in written),
+    }
+    claims = {
+        "without digests": "writing a 1 GB transplant without digests, time over cp",
+        "with sha256": "writing a 1 GB transplant with the sha256 of every file, time over cp",
+        "memory": "writing a 1 GB transplant, peak memory growth in MB",
+    }
+    benchmarks = [
+        {
+            "claim": claims[key],
+            "ratio": value,
+            "limit": LIMITS[key],
+            "holds": value <= LIMITS[key],
+            "raw": raw,
+        }
+        for key, value in measured.items()
+    ]
+    return {"benchmarks": benchmarks}
+
+
+def main() -> int:
+    """Print the claims; 1 when one of them does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=LAYERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where to make the 4 GB of temporary files")
+    parser.add_argument("--child", nargs=2, metavar=("MODE", "FOLDER"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(child(given.child[0], Path(given.child[1]))))
+        return 0
+    document = run(given.rounds, given.layers, given.folder)
+    if given.json:
+        print(json.dumps(document))
+    else:
+        for one in document["benchmarks"]:
+            verdict = "holds" if one["holds"] else "FAILS"
+            print(f"{verdict}  {one['claim']}: {one['ratio']:.2f} (limit {one['limit']:g})")
+        raw = document["benchmarks"][0]["raw"]
+        print(", ".join(f"{mode} {value:.2f} s" for mode, value in raw["seconds"].items()))
+    return 0 if all(one["holds"] for one in document["benchmarks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

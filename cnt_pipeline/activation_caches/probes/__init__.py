@@ -1,0 +1,1 @@
+"""Probes: what can be asked of every neuron. Each is a function from prompts to values by (layer, family)."""

@@ -1,0 +1,142 @@
+"""Ask a model a prompt set: greedy answers, likelihoods of references and choices, and distance from the target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.models import generate, teacher
+from cnt_pipeline.models.teacher import Example
+from cnt_pipeline.progress import Report, silent
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.study.schema import Generation
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A prompt set in one tokenizer's tokens, ready to be asked of any model that shares it."""
+
+    prompts: tuple[Prompt, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[int, ...], ...]
+    choices: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def encode_set(tokenizer: Any, prompts: Sequence[Prompt], settings: Generation, longest: int | None) -> EncodedSet:
+    """Encode `prompts`; `longest` is the model's context length in tokens.
+
+    Raises:
+        InputError: a prompt that does not fit into the context together with its answer.
+    """
+    tokens = [generate.encode_prompt(tokenizer, p.messages, p.prefix, settings.system) for p in prompts]
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        if longest is not None and len(ids) + settings.max_new_tokens > longest:
+            raise InputError(
+                f"prompt {prompt.id} ({prompt.source}, row {prompt.row + 1}) has {len(ids)} tokens, and with "
+                f"{settings.max_new_tokens} new ones it exceeds the model's context of {longest}; shorten it or lower "
+                "`generation.max_new_tokens`"
+            )
+
+    def continuation(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return EncodedSet(
+        prompts=tuple(prompts),
+        tokens=tuple(tokens),
+        answers=tuple(continuation(p.answers[0]) if p.answers else () for p in prompts),
+        choices=tuple(tuple(continuation(choice) for choice in p.choices) for p in prompts),
+    )
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Longest sequence the model was built for, in tokens."""
+    length = getattr(model.config, "max_position_embeddings", None)
+    return length if isinstance(length, int) else None
+
+
+def complete(
+    model: nn.Module,
+    tokenizer: Any,
+    encoded: EncodedSet,
+    settings: Generation,
+    batch_size: int,
+    *,
+    variant: int = 0,
+    likelihoods: bool = True,
+    report: Report = silent,
+    what: str = "generating",
+) -> list[Completion]:
+    """The model's greedy answers and, with `likelihoods`, those of references and choices; a row per prompt."""
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        report(what, done, len(encoded.prompts))
+
+    answers = generate.greedy(
+        model, encoded.tokens, settings.max_new_tokens, batch_size, generate.stop_tokens(model, tokenizer), progress
+    )
+    rows = [
+        Completion(
+            id=prompt.id,
+            variant=variant,
+            text=tokenizer.decode(answer.tokens, skip_special_tokens=True).strip(),
+            token_ids=answer.tokens,
+            finished=answer.finished,
+            loglik=answer.loglik,
+        )
+        for prompt, answer in zip(encoded.prompts, answers, strict=True)
+    ]
+    return _with_likelihoods(model, encoded, rows, batch_size) if likelihoods else rows
+
+
+def choice_logliks(model: nn.Module, encoded: EncodedSet, batch_size: int) -> list[tuple[float, ...]]:
+    """Summed log-likelihood of every choice, a tuple per prompt."""
+    examples = [
+        Example(tokens + choice, len(tokens))
+        for tokens, choices in zip(encoded.tokens, encoded.choices, strict=True)
+        for choice in choices
+    ]
+    values = iter(teacher.answer_nll(model, examples, batch_size, mean=False))
+    return [tuple(-next(values) for _ in choices) for choices in encoded.choices]
+
+
+def _with_likelihoods(
+    model: nn.Module, encoded: EncodedSet, rows: list[Completion], batch_size: int
+) -> list[Completion]:
+    choices = choice_logliks(model, encoded, batch_size)
+    answered = [i for i, answer in enumerate(encoded.answers) if answer]
+    examples = [Example(encoded.tokens[i] + encoded.answers[i], len(encoded.tokens[i])) for i in answered]
+    nll = dict(zip(answered, teacher.answer_nll(model, examples, batch_size), strict=True))
+    return [replace(row, choice_loglik=choices[i], answer_nll=nll.get(i)) for i, row in enumerate(rows)]
+
+
+@torch.inference_mode()
+def compare_with_target(
+    model: nn.Module,
+    target: nn.Module,
+    encoded: EncodedSet,
+    rows: list[Completion],
+    target_rows: Sequence[Completion],
+    batch_size: int,
+) -> list[Completion]:
+    """`rows` with the distance from the target on the target's own answers filled in."""
+    examples = [
+        Example(tokens + row.token_ids, len(tokens)) for tokens, row in zip(encoded.tokens, target_rows, strict=True)
+    ]
+    compared = list(rows)
+    for batch in teacher.batches(examples, batch_size, teacher.device_of(model), teacher.pad_of(model)):
+        ours = teacher.answer_logits(model, batch).log_softmax(-1)
+        theirs = teacher.answer_logits(target, batch).log_softmax(-1)
+        nll = -ours.gather(1, batch.answer.unsqueeze(1)).squeeze(1)
+        kl = (theirs.exp() * (theirs - ours)).sum(-1)
+        agreement = (ours.argmax(-1) == theirs.argmax(-1)).float()
+        columns = [teacher.per_example(values, batch).tolist() for values in (nll, kl, agreement)]
+        for i, one, two, three in zip(batch.members, *columns, strict=True):
+            compared[i] = replace(compared[i], target_nll=one, target_kl=max(two, 0.0), target_agreement=three)
+    return compared

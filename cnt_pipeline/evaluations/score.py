@@ -1,0 +1,75 @@
+"""Score completions: a row per sample, a row per metric with its interval, and paired differences. No model is loaded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.evaluations.schema import METRICS as METRICS_FILE
+from cnt_pipeline.evaluations.schema import METRICS_SCHEMA, SAMPLES, SAMPLES_SCHEMA
+from cnt_pipeline.measures.intervals import bootstrap_mean, mean_interval
+from cnt_pipeline.measures.metrics import METRICS, Metric
+from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.store.parquet import write_parquet
+from cnt_pipeline.study.schema import Kind
+
+Said = Mapping[Kind, Sequence[Completion]]
+Values = dict[str, float]
+"""Mean over variants by prompt id, of the samples that could be judged."""
+
+
+def score(
+    prompts: Mapping[Kind, Sequence[Prompt]], said: Mapping[str, Said], metrics: Sequence[str], seed: int, folder: Path
+) -> None:
+    """Write `samples.parquet` and `metrics.parquet` for every subject of `said` (`target` and `donor` among them).
+
+    A metric that can judge no sample of any subject (multiple choice without choices) has samples but no row.
+    """
+    samples: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for metric in (METRICS[name] for name in metrics):
+        values = {subject: _values(metric, subject, prompts, by_kind, samples) for subject, by_kind in said.items()}
+        for subject, judged in values.items():
+            if judged:
+                asked = sum(len(prompts[kind]) for kind in metric.kinds)
+                rows.append(_row(subject, metric, judged, asked, values["target"], values["donor"], seed))
+    write_parquet(pa.Table.from_pylist(samples, schema=SAMPLES_SCHEMA), folder / SAMPLES)
+    write_parquet(pa.Table.from_pylist(rows, schema=METRICS_SCHEMA), folder / METRICS_FILE)
+
+
+def _values(
+    metric: Metric, subject: str, prompts: Mapping[Kind, Sequence[Prompt]], said: Said, samples: list[dict[str, Any]]
+) -> Values:
+    scorer = SCORERS[metric.scorer][0]
+    judged: dict[str, list[float]] = {}
+    for kind in metric.kinds:
+        by_id = {prompt.id: prompt for prompt in prompts[kind]}
+        for row in said[kind]:
+            value = scorer(by_id[row.id], row)
+            samples.append(
+                {"subject": subject, "metric": metric.name, "kind": kind, "id": row.id, "variant": row.variant, "value": value}
+            )
+            if value is not None:
+                judged.setdefault(row.id, []).append(value)
+    return {name: sum(values) / len(values) for name, values in judged.items()}
+
+
+def _row(
+    subject: str, metric: Metric, judged: Values, asked: int, target: Values, donor: Values, seed: int
+) -> dict[str, Any]:
+    value, low, high, n = mean_interval(list(judged.values()), seed)
+    if metric.exponential:
+        value, low, high = math.exp(value), math.exp(low), math.exp(high)
+    row: dict[str, Any] = {
+        "subject": subject, "metric": metric.name, "value": value, "low": low, "high": high, "n": n, "unscored": asked - n
+    }  # fmt: skip
+    for name, other in (("target", target), ("donor", donor)):
+        shared = [key for key in judged if key in other]
+        if shared and subject != name:
+            difference = bootstrap_mean([judged[key] - other[key] for key in shared], seed)
+            row |= {f"vs_{name}": difference.value, f"vs_{name}_low": difference.low, f"vs_{name}_high": difference.high}
+    return row

@@ -1,0 +1,56 @@
+"""Metrics: a scorer averaged over one kind of prompt, and which of them measure a function and its misfires."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.study.schema import KINDS, Function, Kind
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of the report: `scorer` averaged over the prompts of `kinds`; `exponential` turns mean NLL into perplexity."""
+
+    name: str
+    scorer: str
+    kinds: tuple[Kind, ...]
+    better: Literal["higher", "lower", "depends"]
+    meaning: str
+    exponential: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("refusal", "refusal", ("function",), "depends", "share of function prompts that are refused"),
+        Metric("over_refusal", "refusal", ("lookalike",), "lower", "share of benign look-alikes that are refused"),
+        Metric(
+            "lookalike_error", "lookalike_error", ("lookalike",), "lower",
+            "share of look-alikes answered otherwise than their reference",
+        ),
+        Metric(
+            "pronoun_gap", "pronoun_gap", ("function",), "lower",
+            "mean |p(first) - p(second)| over the choices of each prompt",
+        ),
+        Metric("coherence", "coherence", KINDS, "higher", "share of answers with words that do not go round in circles"),
+        Metric("utility", "utility", ("utility",), "higher", "share of general prompts answered as before or as the reference"),
+        Metric("exact_match", "exact_match", ("utility",), "higher", "share of answers equal to a reference"),
+        Metric("multiple_choice", "multiple_choice", ("utility",), "higher", "share of likeliest choices that are right"),
+        Metric("perplexity", "answer_nll", ("utility",), "lower", "exp of the mean NLL per reference token", exponential=True),
+        Metric("target_kl", "target_kl", ("utility",), "lower", "KL(target || model) per token of the target's answer, nats"),
+    )
+}  # fmt: skip
+
+MISFIRES = {"refusal": "over_refusal", "pronoun_gap": "lookalike_error"}
+"""For each function metric, the metric of its misfires on look-alikes; `accept.over_refusal` bounds it."""
+
+
+def metrics_of(function: Function, evaluate: tuple[str, ...]) -> tuple[str, ...]:
+    """Metrics of a study: the function's, its misfires, utility, coherence, then what `evaluate` adds."""
+    main = function.measured_by
+    return tuple(dict.fromkeys((main, MISFIRES[main], "utility", "coherence", *evaluate)))
+
+
+def versions(metrics: tuple[str, ...]) -> dict[str, int]:
+    """Scorer versions behind `metrics`, for the fingerprint."""
+    return {METRICS[name].scorer: SCORERS[METRICS[name].scorer][1] for name in metrics}

@@ -1,0 +1,123 @@
+"""Teacher forcing: the likelihood of given answers, in batches sorted by length, the last one never dropped."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Example:
+    """One token sequence whose tail from `start` on is the answer that is scored."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+    @property
+    def answer_length(self) -> int:
+        """Number of scored tokens."""
+        return len(self.tokens) - self.start
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded examples. Scored positions are listed flat: logits at (`row`, `column`) predict `answer`."""
+
+    members: tuple[int, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+    row: Tensor
+    column: Tensor
+    answer: Tensor
+
+
+def batches(examples: Sequence[Example], batch_size: int, device: torch.device, pad: int) -> Iterator[Batch]:
+    """All examples, longest first (the largest batch fails first if memory is short), ties in the order given."""
+    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].tokens), i))
+    for begin in range(0, len(order), batch_size):
+        yield make_batch(examples, order[begin : begin + batch_size], device, pad)
+
+
+def make_batch(examples: Sequence[Example], members: Sequence[int], device: torch.device, pad: int) -> Batch:
+    """The named examples as one batch."""
+    width = max(len(examples[i].tokens) for i in members)
+    ids = torch.full((len(members), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(members), width), dtype=torch.long)
+    rows: list[int] = []
+    columns: list[int] = []
+    answers: list[int] = []
+    for position, i in enumerate(members):
+        tokens = examples[i].tokens
+        ids[position, : len(tokens)] = torch.tensor(tokens)
+        mask[position, : len(tokens)] = 1
+        answered = range(examples[i].start, len(tokens))
+        rows += [position] * len(answered)
+        columns += [column - 1 for column in answered]
+        answers += [tokens[column] for column in answered]
+    flat = torch.tensor([rows, columns, answers], dtype=torch.long, device=device).reshape(3, -1)
+    return Batch(tuple(members), ids.to(device), mask.to(device), flat[0], flat[1], flat[2])
+
+
+def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits `[scored tokens, vocabulary]` at the scored positions only, in float32.
+
+    The head runs on those positions alone: logits of whole sequences cost a fifth of a forward pass and most memory.
+    """
+    body = model.base_model(  # type: ignore[operator]
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    )
+    hidden: Tensor = body.last_hidden_state[batch.row, batch.column]
+    logits: Tensor = model.get_output_embeddings()(hidden).float()  # type: ignore[operator]
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if isinstance(cap, int | float):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def token_nll(model: nn.Module, batch: Batch) -> Tensor:
+    """Negative log-likelihood of every scored token, `[scored tokens]`, in nats."""
+    return nn.functional.cross_entropy(answer_logits(model, batch), batch.answer, reduction="none")
+
+
+def per_example(values: Tensor, batch: Batch, mean: bool = True) -> Tensor:
+    """Mean (or sum) of token values over each example's answer, `[batch]`; 0 for an empty answer."""
+    total = values.new_zeros(len(batch.members)).index_add(0, batch.row, values)
+    if not mean:
+        return total
+    count = values.new_zeros(len(batch.members)).index_add(0, batch.row, torch.ones_like(values))
+    return total / count.clamp(min=1)
+
+
+@torch.inference_mode()
+def answer_nll(model: nn.Module, examples: Sequence[Example], batch_size: int, mean: bool = True) -> list[float]:
+    """Mean (or summed) negative log-likelihood per answer token of every example, in nats, in the order given."""
+    results = [0.0] * len(examples)
+    for batch in batches(examples, batch_size, device_of(model), pad_of(model)):
+        for i, value in zip(batch.members, per_example(token_nll(model, batch), batch, mean).tolist(), strict=True):
+            results[i] = value
+    return results
+
+
+@contextmanager
+def differentiable_inputs(model: nn.Module) -> Iterator[None]:
+    """Make the embeddings' output require a gradient, so that a backward pass reaches every layer of a frozen model."""
+    handle = model.get_input_embeddings().register_forward_hook(  # type: ignore[operator]
+        lambda module, arguments, output: output.requires_grad_(True)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device on which the model takes its input."""
+    return next(model.parameters()).device
+
+
+def pad_of(model: nn.Module) -> int:
+    """A valid token id for padding; what it is never matters under the attention mask."""
+    pad = getattr(model.config, "pad_token_id", None)
+    return pad if isinstance(pad, int) and pad >= 0 else 0

@@ -1,0 +1,116 @@
+"""Builders of the `activation_caches` stage: what each probe is asked about."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnt_pipeline.activation_caches.capture import Item, capture
+from cnt_pipeline.activation_caches.probes.effect import AT_TARGET, EffectProbe, Objective, nodes, path_change
+from cnt_pipeline.activation_caches.probes.state import ActivationProbe, HiddenStateProbe
+from cnt_pipeline.activation_caches.schema import STATISTICS, SUMMARY
+from cnt_pipeline.completions.build import EncodedSet
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.models.teacher import Example
+from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
+from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.store import JSON
+from cnt_pipeline.study.schema import KINDS, Kind
+
+COMPLETENESS_WARNING = 0.05
+"""Share of the path's whole change that its quadrature may miss before the report warns."""
+
+
+def effect(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """First-order or path effects of every neuron on one objective."""
+    objective = str(context.step.slice["objective"])
+    kinds: dict[str, tuple[Kind, ...]] = {
+        "transfer": ("function",), "misfire": ("lookalike",), "keep": ("lookalike", "utility")
+    }  # fmt: skip
+    swap = context.models.swap()
+    items: list[Item] = []
+    objectives: list[Objective] = []
+    for kind in kinds[objective]:
+        encoded = encoded_set(context, swap.model, "score", kind)
+        for prompt, goal in zip(encoded.prompts, _objectives(context, objective, kind, encoded), strict=True):
+            items.append(Item(prompt.id, kind, max(len(example.tokens) for example, _ in goal.terms)))
+            objectives.append(goal)
+    path = nodes(context.study.method.nodes) if context.step.slice["probe"] == "effect_path" else AT_TARGET
+    probe = EffectProbe(swap, objectives, path, context.batch_size)
+    capture(probe, items, folder, context.report, f"effects on {objective}")
+    at_target, at_donor = path_change(swap, objectives, context.batch_size)
+    return _summary(folder, at_target, at_donor)
+
+
+def activation(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """Mean and RMS of every neuron over the tokens of the target's answers (or of the prompts)."""
+    model = context.models.model(context.step.key.split("/")[2])
+    items, examples = _said_by_target(context, model)
+    tokens = str(context.step.slice["tokens"])
+    probe = ActivationProbe(model, context.models.architecture(), examples, tokens, context.batch_size)
+    capture(probe, items, folder, context.report, "activations")
+    return {"prompts": len(items)}
+
+
+def hidden_state(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """Hidden states after every layer at the last token of the prompt."""
+    model = context.models.model(context.step.key.split("/")[2])
+    items, examples = _said_by_target(context, model)
+    capture(HiddenStateProbe(model, examples, context.batch_size), items, folder, context.report, "hidden states")
+    return {"prompts": len(items)}
+
+
+def _objectives(context: Context, objective: str, kind: Kind, encoded: EncodedSet) -> list[Objective]:
+    """The loss of every prompt of a kind (methods section 1).
+
+    transfer  NLL(donor's answer) - NLL(target's answer)
+    misfire   NLL(an answer of the donor to a function prompt) - NLL(target's answer), on look-alikes
+    keep      NLL(target's answer)
+    """
+    ours = [row.token_ids for row in read_said(context, "target_completions", [kind])[kind]]
+    kept = [_example(tokens, answer) for tokens, answer in zip(encoded.tokens, ours, strict=True)]
+    if objective == "keep":
+        return [Objective(((example, 1.0),)) for example in kept]
+    donated = [row.token_ids for row in read_said(context, "donor_completions", ["function"])["function"]]
+    wanted = [_example(tokens, donated[i % len(donated)]) for i, tokens in enumerate(encoded.tokens)]
+    return [Objective(((new, 1.0), (old, -1.0))) for new, old in zip(wanted, kept, strict=True)]
+
+
+def _example(prompt: tuple[int, ...], answer: tuple[int, ...]) -> Example:
+    return Example(prompt + answer, len(prompt))
+
+
+def _said_by_target(context: Context, model: Any) -> tuple[list[Item], list[Example]]:
+    items: list[Item] = []
+    examples: list[Example] = []
+    for kind in KINDS:
+        encoded = encoded_set(context, model, "score", kind)
+        for prompt, tokens, row in zip(
+            encoded.prompts, encoded.tokens, read_said(context, "completions", [kind])[kind], strict=True
+        ):
+            examples.append(_example(tokens, row.token_ids))
+            items.append(Item(prompt.id, kind, len(examples[-1].tokens)))
+    return items, examples
+
+
+def _summary(folder: Path, at_target: float, at_donor: float) -> Mapping[str, JSON]:
+    """Completeness: the effects' sum against the loss's whole change along the path."""
+    import polars as pl
+
+    change = at_target - at_donor
+    per_role = pl.read_parquet(folder / STATISTICS).group_by("role").agg(
+        (pl.col("n").first()).alias("n"), pl.col("mean").sum().alias("sum")
+    )
+    total = float((per_role["n"] * per_role["sum"]).sum() / per_role["n"].sum())
+    gap = abs(total - change) / abs(change) if change else 0.0
+    if not abs(total) < float("inf"):
+        raise InputError("the effects do not sum to a finite number; check both checkpoints, or set `dtype: float32`")
+    document: dict[str, JSON] = {
+        "loss_at_target": at_target,
+        "loss_at_donor": at_donor,
+        "sum_of_effects": total,
+        "completeness_gap": gap,
+        "completeness_warning": gap > COMPLETENESS_WARNING,
+    }
+    (folder / SUMMARY).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document

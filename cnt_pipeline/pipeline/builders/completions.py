@@ -1,0 +1,96 @@
+"""Builders of the `completions` stage: the two models, the written transplant, and the controls through the gates."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cnt_pipeline.completions.build import (
+    EncodedSet,
+    compare_with_target,
+    complete,
+    context_length,
+    encode_set,
+)
+from cnt_pipeline.completions.schema import Completion, file_name, read_completions, write_completions
+from cnt_pipeline.models.teacher import device_of
+from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.prompt_sets.schema import file_name as prompt_file
+from cnt_pipeline.prompt_sets.schema import read_prompts
+from cnt_pipeline.store import JSON
+from cnt_pipeline.study.schema import KINDS, Kind, Split
+from cnt_pipeline.transplants.select.candidates import gates_of
+
+Variant = AbstractContextManager[None]
+
+
+def of_target(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """What the target says."""
+    return _ask(context, folder, context.models.model("target"), [nullcontext()])
+
+
+def of_donor(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """What the donor says, compared with the target."""
+    return _ask(context, folder, context.models.model("donor"), [nullcontext()], context.models.model("target"))
+
+
+def of_transplant(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """What the written checkpoint says, loaded from its files as a user would."""
+    checkpoint = context.inputs["checkpoint"].folder() / "model"
+    return _ask(context, folder, context.models.load(checkpoint), [nullcontext()], context.models.model("target"))
+
+
+def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """What the target says with a control's neurons swapped; a variant per draw."""
+    control = context.step.key.split("/")[1].removeprefix("control_")
+    neurons = pl.read_parquet(context.path("controls", f"{control}.parquet"))
+    swap = context.models.swap()
+    variants = [
+        swap.folded(gates_of(part, swap.architecture, device_of(swap.model)))
+        for _, part in neurons.group_by("variant", maintain_order=True)
+    ]
+    target = context.models.load(context.models.folder("target"))
+    return _ask(context, folder, swap.model, variants, target)
+
+
+def encoded_set(context: Context, model: Any, split: Split, kind: Kind) -> EncodedSet:
+    """The prompts of one role in the models' tokens."""
+    prompts = read_prompts(context.path("prompts", prompt_file(split, kind)))
+    return encode_set(context.models.tokenizer(), prompts, context.study.generation, context_length(model))
+
+
+def read_said(context: Context, name: str, kinds: Iterable[Kind] = KINDS) -> dict[Kind, list[Completion]]:
+    """The completions of an input, by kind."""
+    return {kind: read_completions(context.path(name, file_name(kind))) for kind in kinds}
+
+
+def _ask(
+    context: Context, folder: Path, model: Any, variants: Sequence[Variant], target: Any = None
+) -> Mapping[str, JSON]:
+    _, subject, split = context.step.key.split("/")
+    counts: dict[str, JSON] = {}
+    sets = {kind: encoded_set(context, model, split, kind) for kind in KINDS}  # type: ignore[arg-type]
+    rows: dict[Kind, list[Completion]] = {kind: [] for kind in KINDS}
+    for number, variant in enumerate(variants):
+        with variant:
+            for kind, encoded in sets.items():
+                said = complete(
+                    model,
+                    context.models.tokenizer(),
+                    encoded,
+                    context.study.generation,
+                    context.batch_size,
+                    variant=number,
+                    report=context.report,
+                    what=f"{subject} answers {kind} prompts",
+                )
+                if kind == "utility" and target is not None:
+                    theirs = read_said(context, "target_completions", [kind])[kind]
+                    said = compare_with_target(model, target, encoded, said, theirs, context.batch_size)
+                rows[kind] += said
+    for kind, said in rows.items():
+        write_completions(said, folder / file_name(kind))
+        counts[kind] = len(said)
+    return {"rows": counts}

@@ -1,0 +1,91 @@
+"""Builders of the `transplants` stage: the plan, the checkpoint with its proof, and the controls."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+
+from cnt_pipeline.errors import BrokenArtifactError
+from cnt_pipeline.models.tensors import read_index
+from cnt_pipeline.neuron_rankings.query import RANKING
+from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
+from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.store import JSON
+from cnt_pipeline.study.schema import KINDS
+from cnt_pipeline.transplants.apply import write_transplant
+from cnt_pipeline.transplants.plan import read_plan
+from cnt_pipeline.transplants.select import build as selections
+from cnt_pipeline.transplants.select.candidates import Space, read_orders
+from cnt_pipeline.transplants.select.judge import Judge
+from cnt_pipeline.transplants.select.search import Search
+from cnt_pipeline.transplants.verify import verify_transplant
+
+VERIFICATION = "verification.json"
+INVERSE = "inverse.safetensors"
+
+
+def space_of(context: Context) -> Space:
+    """All neurons of the target, with the size of its whole checkpoint."""
+    total = sum(tensor.count for tensor in context.models.index("target").tensors.values())
+    return Space.of(context.models.architecture(), total)
+
+
+def judge_of(context: Context) -> Judge:
+    """The judge on the selection prompts."""
+    swap = context.models.swap()
+    return Judge(
+        swap,
+        context.models.tokenizer(),
+        context.study.function,
+        {kind: encoded_set(context, swap.model, "selection", kind) for kind in KINDS},
+        read_said(context, "target_completions"),
+        read_said(context, "donor_completions"),
+        context.study.generation,
+        context.batch_size,
+    )
+
+
+def select(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`plan.parquet`, `trials.parquet`, `selection.json`."""
+    study = context.study
+    judge, space = judge_of(context), space_of(context)
+    selections.refuse_inadmissible(judge.baselines, study.function, study.accept)
+    ranking = context.path("ranking", RANKING)
+    orders = read_orders(ranking, space, study.method.families)
+    method = study.method.model_copy(update={"selection": context.step.slice["selection"]})
+    search = Search(space, orders, judge, method, study.accept, context.report)
+    found = search.bisect() if method.selection == "bisect" else search.fixed()
+    selections.plan_of(found, space, ranking).write(folder / selections.PLAN)
+    selections.write_trials(found.trials, folder / selections.TRIALS)
+    return selections.write_selection(found, space, judge.baselines, folder / selections.SELECTION)
+
+
+def write(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`model/` (the checkpoint), its inverse patch, and the proof that nothing else changed.
+
+    Raises:
+        BrokenArtifactError: the written checkpoint is not what the plan makes of target and donor.
+    """
+    target, donor = context.models.index("target"), context.models.index("donor")
+    plan = read_plan(context.path("plan", selections.PLAN))
+    context.report("writing the checkpoint", 0, 1)
+    written = write_transplant(target, donor, plan, folder / "model", patch=folder / INVERSE)
+    verification = verify_transplant(target, donor, plan, read_index(folder / "model"))
+    if not verification.holds:
+        raise BrokenArtifactError(
+            f"the written checkpoint deviates from its plan ({verification.offence}); check the disk and run again"
+        )
+    (folder / VERIFICATION).write_text(json.dumps(asdict(verification), indent=2) + "\n", encoding="utf-8")
+    return {"neurons": written.neurons, "parameters": written.parameters, "bytes_patched": written.bytes_patched}
+
+
+def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """Random and largest-delta neurons with the plan's parameters."""
+    space = space_of(context)
+    plan = pl.read_parquet(context.path("plan", selections.PLAN))
+    largest = read_orders(context.path("deltas", RANKING), space, None)[0.0]
+    seeds = range(context.study.seed, context.study.seed + context.study.controls.random_seeds)
+    selections.write_controls(space, space.numbers(plan), float(plan["amplitude"][0]), largest, seeds, folder)
+    return {"random_seeds": len(seeds), "neurons": len(plan)}

@@ -1,0 +1,98 @@
+"""What a builder gets: the study, its inputs by name, and models that stay loaded from one step to the next."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnt_pipeline.models.architecture import Architecture, read_architecture
+from cnt_pipeline.models.load import load_model, load_tokenizer, resolve_model
+from cnt_pipeline.models.tensors import CheckpointIndex, read_index
+from cnt_pipeline.pipeline.steps import Step
+from cnt_pipeline.progress import Report, silent
+from cnt_pipeline.store import JSON, Artifact
+from cnt_pipeline.study.schema import Study
+
+if TYPE_CHECKING:
+    from cnt_pipeline.models.gates import GatedSwap
+
+
+class ModelPool:
+    """Loads each model at most once a run. Nothing is loaded until a builder asks."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._kept: dict[tuple[str, str], Any] = {}
+        self._started = False
+
+    def folder(self, which: str) -> Path:
+        """Local folder of the study's `target` or `donor`."""
+        return resolve_model(getattr(self.study.models, which))
+
+    def index(self, which: str) -> CheckpointIndex:
+        """Header index of `target` or `donor`."""
+        return self._once("index", which, lambda: read_index(self.folder(which)))
+
+    def architecture(self) -> Architecture:
+        """Neuron spaces of the target, which the donor shares."""
+        return self._once("architecture", "target", lambda: read_architecture(self.folder("target")))
+
+    def tokenizer(self) -> Any:
+        """The tokenizer that target and donor share."""
+        return self._once("tokenizer", "target", lambda: load_tokenizer(self.folder("target")))
+
+    def model(self, which: str) -> Any:
+        """The `target` or `donor` as loaded; never edited outside a gated swap's contexts."""
+        return self._once("model", which, lambda: self.load(self.folder(which)))
+
+    def swap(self) -> "GatedSwap":
+        """The gated swap of target and donor, on the pool's target."""
+        from cnt_pipeline.models.gates import GatedSwap
+
+        return self._once(
+            "swap",
+            "target",
+            lambda: GatedSwap(self.model("target"), self.architecture(), self.index("donor"), self.index("target")),
+        )
+
+    def load(self, folder: Path) -> Any:
+        """A model of its own from a checkpoint folder, in the study's dtype on its device."""
+        self._start_torch()
+        return load_model(folder, dtype=self.study.dtype, device=self.study.run.device)
+
+    def _start_torch(self) -> None:
+        if self._started:
+            return
+        import torch
+
+        if self.study.run.threads is not None:
+            torch.set_num_threads(self.study.run.threads)
+        self._started = True
+
+    def _once(self, what: str, which: str, make: Callable[[], Any]) -> Any:
+        if (what, which) not in self._kept:
+            self._kept[what, which] = make()
+        return self._kept[what, which]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One step's build: `inputs` are artifacts by the names that the step gives them."""
+
+    study: Study
+    step: Step
+    inputs: Mapping[str, Artifact]
+    models: ModelPool
+    report: Report = field(default=silent)
+
+    def path(self, name: str, file: str) -> Path:
+        """Local path of one file of an input."""
+        return self.inputs[name].path(file)
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts a batch."""
+        return self.study.run.batch_size
+
+
+Build = Callable[[Context, Path], Mapping[str, JSON]]

@@ -1,0 +1,83 @@
+"""What the store already holds of a study: each step cached, to build or broken, and why. Imports neither torch nor Dagster."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cnt_pipeline.models.load import model_files, resolve_model
+from cnt_pipeline.pipeline.steps import Step, steps_of
+from cnt_pipeline.prompt_sets.sources import source_digest
+from cnt_pipeline.store import Artifact, BuildRequest, Store
+from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
+from cnt_pipeline.study.schema import KINDS, SPLITS, ModelSource, Prompts, Study
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One step and its state. Without a `request` the step waits for an input that is yet to be built."""
+
+    step: Step
+    state: Literal["cached", "to build", "broken"]
+    why: str
+    request: BuildRequest | None = None
+    artifact: Artifact | None = None
+
+
+def plan(study: Study, store: Store) -> list[Planned]:
+    """The state of every step of `study`, in the order of the chain.
+
+    Raises:
+        CntError: the study names a method, model or prompt file that does not exist.
+    """
+    planned: list[Planned] = []
+    ready: dict[str, Artifact] = {}
+    for step in steps_of(study):
+        waiting = sorted({source.step for source in step.inputs.values()} - ready.keys())
+        if waiting:
+            planned.append(Planned(step, "to build", f"waits for {', '.join(waiting)}"))
+            continue
+        found = _look_up(study, step, store, ready)
+        if found.artifact is not None:
+            ready[step.key] = found.artifact
+        planned.append(found)
+    return planned
+
+
+def request_for(study: Study, step: Step, store: Store, ready: Mapping[str, Artifact]) -> BuildRequest:
+    """What the step asks of the store, given the artifacts of the steps it reads."""
+    inputs = {
+        name: ready[source.step].digest_of(list(source.files) or None) for name, source in step.inputs.items()
+    }
+    if step.external is not None:
+        inputs["files"] = _external_digest(step.external, store)
+    return BuildRequest(
+        key=step.key,
+        stage=step.stage,
+        version=step.version,
+        slice=step.slice,
+        inputs=inputs,
+        study=study.study,
+        resumable=step.resumable,
+    )
+
+
+def _look_up(study: Study, step: Step, store: Store, ready: Mapping[str, Artifact]) -> Planned:
+    request = request_for(study, step, store, ready)
+    state = store.state(step.stage, request.fingerprint)
+    if state.word == "cached":
+        artifact = store.get(step.stage, request.fingerprint)
+        return Planned(step, "cached", "up to date", request, artifact)
+    if state.word == "broken":
+        return Planned(step, "broken", state.reason, request)
+    return Planned(step, "to build", store.explain(request), request)
+
+
+def _external_digest(source: ModelSource | Prompts, store: Store) -> str:
+    """Digest of what a step reads from outside the store: contents, never names of places."""
+    if isinstance(source, ModelSource):
+        folder = resolve_model(source)
+        digests = {str(path.relative_to(folder)): store.file_digest(path) for path in model_files(folder)}
+    else:
+        sources = {f"{split}.{kind}": source.source(split, kind) for split in SPLITS for kind in KINDS}
+        digests = {role: source_digest(named, store.file_digest) for role, named in sources.items() if named}
+    return sha256_text(canonical_json(digests))

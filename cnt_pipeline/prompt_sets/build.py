@@ -1,0 +1,161 @@
+"""Build every role's prompt set of a study: read, map, drop repeats, divide by digest, refuse overlaps, write."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.prompt_sets import sources
+from cnt_pipeline.prompt_sets.schema import Prompt, file_name, prompt_id, write_prompts
+from cnt_pipeline.study.schema import KINDS, SPLITS, Kind, Prompts, PromptSource, Shares, Split
+
+Role = tuple[Split, Kind]
+
+
+def build(prompts: Prompts, seed: int, folder: Path) -> dict[str, Any]:
+    """Write `<split>.<kind>.parquet` for the nine roles into `folder`; returns the number of rows of each.
+
+    Raises:
+        InputError: a source that cannot be used, an empty role, or a prompt that appears in two roles.
+    """
+    sets = materialize(prompts, seed)
+    for (split, kind), rows in sets.items():
+        write_prompts(rows, folder / file_name(split, kind), split, kind)
+    return {"rows": {f"{split}.{kind}": len(rows) for (split, kind), rows in sets.items()}}
+
+
+def materialize(prompts: Prompts, seed: int) -> dict[Role, list[Prompt]]:
+    """The prompts of every role, in the order in which they are written. Errors as in `build`."""
+    sets: dict[Role, list[Prompt]] = {}
+    for kind in KINDS:
+        shared = getattr(prompts, kind)
+        sharing = [s for s in SPLITS if prompts.source(s, kind) in (None, shared)]
+        whole = read_prompt_source(shared, _key("score", kind))
+        for split in SPLITS:
+            own = prompts.source(split, kind)
+            if split in sharing:
+                members = [p for p in whole if _assigned(p, prompts.split, sharing, seed) == split]
+                source = shared
+            else:
+                assert own is not None
+                members = read_prompt_source(own, _key(split, kind))
+                source = own
+            members = _take(members, source.take, seed)
+            if not members:
+                raise InputError(
+                    f"{_key(split, kind)}: no prompt is left for this role from {sources.describe(source)}; give it more "
+                    "rows, or a larger share in `prompts.split`"
+                )
+            sets[split, kind] = members
+    _refuse_overlaps(sets)
+    return {(split, kind): sets[split, kind] for split in SPLITS for kind in KINDS}
+
+
+def read_prompt_source(source: PromptSource, key: str) -> list[Prompt]:
+    """Prompts of one source in file order, each once."""
+    rows = sources.read_rows(source)
+    if not rows:
+        raise InputError(f"{key}: {sources.describe(source)} holds no rows; give a source that has prompts")
+    found: dict[str, Prompt] = {}
+    for number, row in enumerate(rows):
+        prompt = _prompt(row, number, source, key)
+        found.setdefault(prompt.id, prompt)
+    return list(found.values())
+
+
+def _prompt(row: sources.Row, number: int, source: PromptSource, key: str) -> Prompt:
+    columns = source.columns
+    place = f"{key}: row {number + 1} of {sources.describe(source)}"
+    if columns.messages is not None:
+        messages = _messages(sources.value_of(row, columns.messages), place)
+    else:
+        text = sources.value_of(row, columns.text)
+        if text is None:
+            raise InputError(
+                f"{place} has no column '{columns.text}' (it has {', '.join(map(str, row))}); map it with `columns: {{text: ...}}`"
+            )
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{place} has an empty '{columns.text}'; fill or remove the row")
+        messages = (("user", text),)
+    prefix = sources.value_of(row, columns.prefix) or ""
+    if not isinstance(prefix, str):
+        raise InputError(f"{place} has a '{columns.prefix}' that is not text; correct it")
+    return Prompt(
+        id=prompt_id(messages, prefix),
+        messages=messages,
+        prefix=prefix,
+        answers=_texts(sources.value_of(row, columns.answers), place, columns.answers),
+        choices=_texts(sources.value_of(row, columns.choices), place, columns.choices),
+        source=sources.describe(source),
+        row=number,
+    )
+
+
+def _messages(value: Any, place: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{place} has no conversation; `columns.messages` must name a list of {{role, content}}")
+    turns = []
+    for turn in value:
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise InputError(f"{place} has a message without text `role` and `content`; correct it")
+        turns.append((turn["role"], turn["content"]))
+    if turns[-1][0] != "user":
+        raise InputError(f"{place} ends with a message of '{turns[-1][0]}'; a prompt must end with the user's message")
+    return tuple(turns)
+
+
+def _texts(value: Any, place: str, column: str) -> tuple[str, ...]:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return ()
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str | int | float) for item in values):
+        raise InputError(f"{place} has a '{column}' that is neither text nor a list of texts; correct it")
+    return tuple(str(item) for item in values)
+
+
+def _assigned(prompt: Prompt, shares: Shares, sharing: list[Split], seed: int) -> Split:
+    """The role of a prompt whose source serves the roles in `sharing`: a pure function of its digest and the seed."""
+    total = sum(getattr(shares, split) for split in sharing)
+    mark = _lot(prompt, f"split{seed}") * total
+    for split in sharing:
+        mark -= getattr(shares, split)
+        if mark < 0:
+            return split
+    return sharing[-1]
+
+
+def _take(prompts: list[Prompt], count: int | None, seed: int) -> list[Prompt]:
+    """`count` prompts by lot (their digests decide), in file order: a row added elsewhere moves few others."""
+    if count is None or count >= len(prompts):
+        return prompts
+    chosen = set(sorted((_lot(p, f"take{seed}"), p.id) for p in prompts)[:count])
+    return [p for p in prompts if (_lot(p, f"take{seed}"), p.id) in chosen]
+
+
+def _lot(prompt: Prompt, purpose: str) -> float:
+    """A number in [0, 1) drawn by the prompt's digest."""
+    digest = hashlib.sha256(f"{purpose}:{prompt.id}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def _refuse_overlaps(sets: dict[Role, list[Prompt]]) -> None:
+    owner: dict[str, Role] = {}
+    clashes: dict[tuple[Role, Role], list[str]] = {}
+    for role, prompts in sets.items():
+        for prompt in prompts:
+            first = owner.setdefault(prompt.id, role)
+            if first != role:
+                clashes.setdefault((first, role), []).append(prompt.id)
+    if clashes:
+        (first, second), ids = next(iter(clashes.items()))
+        shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+        count = "a prompt" if len(ids) == 1 else f"{len(ids)} prompts"
+        raise InputError(
+            f"{_key(*first)} and {_key(*second)} share {count} (ids {shown}): a prompt may serve one role only; remove "
+            "it from one of the two sources"
+        )
+
+
+def _key(split: Split, kind: Kind) -> str:
+    return f"prompts.{kind}" if split == "score" else f"prompts.{split}.{kind}"

@@ -1,0 +1,115 @@
+"""Read a study file. Every fault is one sentence, `file:key: reason`; relative paths are relative to the study file."""
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from cnt_pipeline.errors import StudyError
+from cnt_pipeline.study.schema import ModelSource, PromptSource, Study
+
+
+def load_study(path: Path) -> Study:
+    """The study in `path`, with its local paths made absolute.
+
+    Raises:
+        StudyError: no such file, not YAML, an unknown key or a value outside its range.
+    """
+    document = _read_yaml(path)
+    try:
+        study = Study.model_validate(document)
+    except ValidationError as error:
+        raise StudyError(_first_fault(path, error)) from None
+    return _absolute(study, path.resolve().parent)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise StudyError(f"{path}: this is a folder; name the study's YAML file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(f"{path}: no such study file; `cnt init {path}` writes one to edit") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read as text ({error}); give a UTF-8 YAML file that you may read") from None
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}" if mark else "the file"
+        problem = getattr(error, "problem", None) or str(error)
+        raise StudyError(f"{path}: {place} is not valid YAML ({problem}); correct it") from None
+    if not isinstance(document, dict):
+        raise StudyError(f"{path}: a study is a mapping of keys such as `study:` and `models:`; this file holds none")
+    return document
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' is written twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _first_fault(path: Path, error: ValidationError) -> str:
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "study"
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(fault["loc"][:-1])
+        close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
+        reason = f"unknown key; {hint}"
+    elif fault["type"] == "missing":
+        reason = "this key is required; add it"
+    else:
+        message = fault["msg"].removeprefix("Value error, ")
+        reason = message if fault["type"] == "value_error" else f"{message} (it holds {fault['input']!r})"
+    return f"{path}:{key}: {reason}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys that the block at `location` accepts."""
+    model: type[BaseModel] = Study
+    for part in location:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        inner = _block_of(field) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _block_of(field: FieldInfo) -> type[BaseModel] | None:
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _absolute(study: Study, folder: Path) -> Study:
+    def model(source: ModelSource) -> ModelSource:
+        if source.path is None:
+            return source
+        return source.model_copy(update={"path": folder / source.path.expanduser()})
+
+    def prompt(source: PromptSource | None) -> PromptSource | None:
+        if source is None or source.file is None or source.package is not None:
+            return source
+        return source.model_copy(update={"file": str(folder / Path(source.file).expanduser())})
+
+    def kinds(block: Any) -> Any:
+        return block.model_copy(update={kind: prompt(getattr(block, kind)) for kind in ("function", "lookalike", "utility")})
+
+    prompts = kinds(study.prompts).model_copy(
+        update={"selection": kinds(study.prompts.selection), "test": kinds(study.prompts.test)}
+    )
+    models = study.models.model_copy(update={"target": model(study.models.target), "donor": model(study.models.donor)})
+    return study.model_copy(update={"models": models, "prompts": prompts})

@@ -1,0 +1,132 @@
+"""The selection as an artifact: the plan, every trial on the way, and the controls at the same budget."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from cnt_pipeline.errors import InadmissibleError
+from cnt_pipeline.store.parquet import write_parquet
+from cnt_pipeline.study.schema import Accept, Function
+from cnt_pipeline.transplants.plan import TransplantPlan
+from cnt_pipeline.transplants.select.candidates import Indices, Space
+from cnt_pipeline.transplants.select.judge import Baselines, Outcome
+from cnt_pipeline.transplants.select.search import Found, Trial
+
+PLAN = "plan.parquet"
+TRIALS = "trials.parquet"
+SELECTION = "selection.json"
+
+
+def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept) -> None:
+    """Stop where the donor does not lead the target by the study's margin: there is nothing to transplant.
+
+    Raises:
+        InadmissibleError: with both figures.
+    """
+    if baselines.distance < accept.donor_margin:
+        verb = "above" if function.direction == "add" else "below"
+        raise InadmissibleError(
+            f"the donor is not admissible: on selection prompts its {function.measured_by} is {baselines.donor.function:.2f} "
+            f"and the target's {baselines.target.function:.2f}, but it must lie at least {accept.donor_margin:.2f} {verb}; "
+            "choose another donor, or other function prompts"
+        )
+
+
+def plan_of(found: Found, space: Space, ranking: Path) -> TransplantPlan:
+    """The chosen neurons as a plan, in the order of the checkpoint's bytes."""
+    frame = space.frame(found.chosen)
+    scores = pl.read_parquet(ranking, columns=["lookalike_weight", "layer", "family", "neuron", "score", "rank"])
+    scores = scores.filter(pl.col("lookalike_weight") == found.trial.lookalike_weight).drop("lookalike_weight")
+    starts = np.array(list(space.offsets.values()))
+    matrices = [space.matrices[i] for i in np.searchsorted(starts, found.chosen, side="right") - 1]
+    neurons = frame["neuron"].to_list()
+    frame = frame.with_columns(
+        pl.Series("tensor", [m.tensor for m in matrices], dtype=pl.String),
+        pl.Series("axis", [m.axis for m in matrices], dtype=pl.Int8),
+        pl.Series("position", [int(m.positions[n]) for m, n in zip(matrices, neurons, strict=True)], dtype=pl.Int64),
+        pl.Series("bias", [m.bias for m in matrices], dtype=pl.String),
+        pl.lit(found.trial.eta, dtype=pl.Float32).alias("amplitude"),
+    )
+    joined = frame.join(scores, on=["layer", "family", "neuron"], how="left", maintain_order="left")
+    return TransplantPlan.from_frame(joined.sort("tensor", "position"))
+
+
+def write_trials(trials: tuple[Trial, ...], path: Path) -> None:
+    """One row per candidate that the search tried, in order."""
+    rows = [
+        {
+            "number": number,
+            "phase": t.phase,
+            "lookalike_weight": t.lookalike_weight,
+            "eta": t.eta,
+            "neurons": t.neurons,
+            "parameters": t.parameters,
+            "share": t.share,
+            "function": t.outcome.function,
+            "misfire": t.outcome.misfire,
+            "utility": t.outcome.utility,
+            "recovery": t.recovery,
+            "holds": t.holds,
+        }
+        for number, t in enumerate(trials)
+    ]
+    write_parquet(pa.Table.from_pylist(rows, schema=_TRIALS_SCHEMA), path)
+
+
+_TRIALS_SCHEMA = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("phase", pa.string()),
+        ("lookalike_weight", pa.float64()),
+        ("eta", pa.float64()),
+        ("neurons", pa.int64()),
+        ("parameters", pa.int64()),
+        ("share", pa.float64()),
+        ("function", pa.float64()),
+        ("misfire", pa.float64()),
+        ("utility", pa.float64()),
+        ("recovery", pa.float64()),
+        ("holds", pa.bool_()),
+    ]
+)
+
+
+def write_selection(found: Found, space: Space, baselines: Baselines, path: Path) -> dict[str, Any]:
+    """Write and return the chosen setting with the figures it was chosen by."""
+
+    def outcome(o: Outcome) -> dict[str, float | None]:
+        return {"function": o.function, "misfire": o.misfire, "utility": o.utility}
+
+    trial = found.trial
+    document = {
+        "neurons": trial.neurons,
+        "parameters": trial.parameters,
+        "total_parameters": space.total_parameters,
+        "share": trial.share,
+        "eta": trial.eta,
+        "lookalike_weight": trial.lookalike_weight,
+        "recovery": trial.recovery,
+        "meets_every_limit": trial.holds,
+        "trials": len(found.trials),
+        "target": outcome(baselines.target),
+        "donor": outcome(baselines.donor),
+        "transplant": outcome(trial.outcome),
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document
+
+
+def write_controls(
+    space: Space, chosen: Indices, amplitude: float, largest: Indices, seeds: range, folder: Path
+) -> None:
+    """Write `random.parquet` (a variant per seed) and `largest_delta.parquet`: variant, layer, family, neuron, amplitude."""
+    random = [space.frame(space.random_like(chosen, seed)) for seed in seeds]
+    groups = {"random": random, "largest_delta": [space.frame(space.top_within(largest, space.parameters(chosen)))]}
+    for name, frames in groups.items():
+        rows = pl.concat([f.with_columns(pl.lit(v, pl.Int32).alias("variant")) for v, f in enumerate(frames)])
+        table = rows.with_columns(pl.lit(amplitude, pl.Float32).alias("amplitude")).to_arrow()
+        write_parquet(table, folder / f"{name}.parquet")

@@ -1,0 +1,174 @@
+"""Judge a set of gates on prompts: the function, its misfires on look-alikes, and utility, against target and donor."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.measures.metrics import METRICS, MISFIRES
+from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.models import teacher
+from cnt_pipeline.models.gates import GatedSwap, Gates
+from cnt_pipeline.models.teacher import Example
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.study.schema import Accept, Function, Generation, Kind
+
+_BY_CHOICES = {"pronoun_gap"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model does on a set of prompts: means in [0, 1] of the function metric, its misfires and utility.
+
+    Misfires and utility are None where a search stopped asking because the function was not reached.
+    """
+
+    function: float
+    misfire: float | None
+    utility: float | None
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Target and donor on the same prompts, and what follows for a transplant between them."""
+
+    target: Outcome
+    donor: Outcome
+    sign: int
+
+    @property
+    def distance(self) -> float:
+        """`G(D) - G(T)`: how far the donor leads the target in the wanted direction."""
+        return self.sign * (self.donor.function - self.target.function)
+
+    def recovery(self, outcome: Outcome) -> float:
+        """Share of the distance from target to donor that `outcome` covers."""
+        return self.sign * (outcome.function - self.target.function) / self.distance if self.distance else 0.0
+
+    def harmless(self, outcome: Outcome, accept: Accept) -> bool:
+        """Whether misfires and utility stay within the study's limits."""
+        if outcome.misfire is None or outcome.utility is None:
+            return False
+        assert self.donor.misfire is not None and self.target.utility is not None
+        return (
+            outcome.misfire <= self.donor.misfire + accept.over_refusal + 1e-9
+            and outcome.utility >= self.target.utility - accept.utility_loss - 1e-9
+        )
+
+
+def scores(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> list[float]:
+    """A metric's scorer on the samples that it can judge.
+
+    Raises:
+        InputError: it can judge none of them.
+    """
+    scorer = SCORERS[METRICS[metric].scorer][0]
+    values = [v for v in (scorer(p, c) for p, c in zip(prompts, rows, strict=True)) if v is not None]
+    if not values:
+        kind = METRICS[metric].kinds[0]
+        needed = "choices" if METRICS[metric].scorer in _BY_CHOICES else "answers"
+        raise InputError(
+            f"the metric {metric} can judge no {kind} prompt: give prompts.{kind} a column of {needed} (see `columns:`)"
+        )
+    return values
+
+
+def mean_score(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> float:
+    """Mean of `scores`; the same errors."""
+    values = scores(metric, prompts, rows)
+    return sum(values) / len(values)
+
+
+class Judge:
+    """Asks the gated model what the function, misfire and utility metrics need, and nothing more."""
+
+    def __init__(
+        self,
+        swap: GatedSwap,
+        tokenizer: Any,
+        function: Function,
+        sets: Mapping[Kind, EncodedSet],
+        target_rows: Mapping[Kind, Sequence[Completion]],
+        donor_rows: Mapping[Kind, Sequence[Completion]],
+        generation: Generation,
+        batch_size: int,
+    ) -> None:
+        self.swap = swap
+        self.tokenizer = tokenizer
+        self.sets = sets
+        self.generation = generation
+        self.batch_size = batch_size
+        self.metric = function.measured_by
+        self.target_rows = target_rows
+        self.baselines = Baselines(self._of_rows(target_rows), self._of_rows(donor_rows), function.sign)
+
+    def outcome(self, gates: Gates, enough: float | None = None) -> Outcome:
+        """All three metrics; with `enough`, misfires and utility only if the recovery reaches it."""
+        return self.outcome_and_scores(gates, enough)[0]
+
+    def outcome_and_scores(self, gates: Gates, enough: float | None = None) -> tuple[Outcome, list[float]]:
+        """As `outcome`, with the function metric of every prompt that it can judge."""
+        with self.swap.folded(gates):
+            values = scores(self.metric, self.sets["function"].prompts, self._ask("function", self.metric))
+            outcome = Outcome(sum(values) / len(values), None, None)
+            if enough is None or self.baselines.recovery(outcome) >= enough:
+                misfire = self._measure("lookalike", MISFIRES[self.metric])
+                outcome = replace(outcome, misfire=misfire, utility=self._measure("utility", "utility"))
+            return outcome, values
+
+    def _of_rows(self, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
+        def mean(kind: Kind, metric: str) -> float:
+            return mean_score(metric, self.sets[kind].prompts, rows[kind])
+
+        return Outcome(
+            mean("function", self.metric),
+            mean("lookalike", MISFIRES[self.metric]),
+            mean("utility", "utility"),
+        )
+
+    def _measure(self, kind: Kind, metric: str) -> float:
+        encoded = self.sets[kind]
+        return mean_score(metric, encoded.prompts, self._ask(kind, metric))
+
+    def _ask(self, kind: Kind, metric: str) -> list[Completion]:
+        """Completions with those fields filled in that `metric` reads on this kind of prompts."""
+        encoded = self.sets[kind]
+        model = self.swap.model
+        blank = [Completion(p.id, 0, "", (), True, 0.0) for p in encoded.prompts]
+        by_choice = [bool(p.choices) and (metric in _BY_CHOICES or bool(p.answers)) for p in encoded.prompts]
+        if metric in _BY_CHOICES or (metric == "utility" and any(by_choice)):
+            logliks = choice_logliks(model, encoded, self.batch_size)
+            blank = [replace(row, choice_loglik=values) for row, values in zip(blank, logliks, strict=True)]
+            if metric in _BY_CHOICES or all(by_choice):
+                return blank
+        if metric == "utility" and not any(p.answers for p in encoded.prompts):
+            return self._agreement(encoded, blank)
+        said = complete(model, self.tokenizer, encoded, self.generation, self.batch_size, likelihoods=False)
+        rows = [
+            replace(row, choice_loglik=before.choice_loglik) for row, before in zip(said, blank, strict=True)
+        ]
+        if metric == "utility" and not all(p.answers for p in encoded.prompts):
+            agreed = self._agreement(encoded, rows)
+            rows = [a if not p.answers else r for p, a, r in zip(encoded.prompts, agreed, rows, strict=True)]
+        return rows
+
+    @torch.inference_mode()
+    def _agreement(self, encoded: EncodedSet, rows: list[Completion]) -> list[Completion]:
+        """Share of the target's greedy tokens that the model puts first; the target's own are its first choices."""
+        examples = [
+            Example(tokens + row.token_ids, len(tokens))
+            for tokens, row in zip(encoded.tokens, self.target_rows["utility"], strict=True)
+        ]
+        agreed = list(rows)
+        model = self.swap.model
+        for batch in teacher.batches(
+            examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)
+        ):
+            first = (teacher.answer_logits(model, batch).argmax(-1) == batch.answer).float()
+            for i, share in zip(batch.members, teacher.per_example(first, batch).tolist(), strict=True):
+                agreed[i] = replace(agreed[i], target_agreement=share)
+        return agreed

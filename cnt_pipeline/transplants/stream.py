@@ -1,0 +1,369 @@
+"""One pass over a weights file: unchanged ranges are passed on, planned blocks replaced, in bounded memory.
+
+Without digests the unchanged ranges never enter the process (`copy_file_range`). With digests every byte
+goes through one small buffer and is hashed on its way. Nothing here knows where the replacements come from.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import cycle, pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from cnt_pipeline.errors import InputError, StoreError
+from cnt_pipeline.models.tensors import TensorInfo, open_weights, read_into
+from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits
+
+BUFFER = 4 << 20
+"""Bytes held at once per array: small enough for the processor's cache, large enough for few system calls."""
+
+PAGE = 4096
+
+NO_KERNEL_COPY = {
+    errno.EXDEV,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.EBADF,
+    errno.EPERM,
+    errno.ETXTBSY,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The planned values inside the stored rows `first` to `first + rows`, few enough to be held in memory.
+
+    With `axis` 0 they are the whole rows `positions` (`rows` spans them), values `[positions, width]`; with
+    `axis` 1 the columns `positions` of every row, values `[rows, positions]`.
+    """
+
+    info: TensorInfo
+    axis: int
+    first: int
+    rows: int
+    positions: npt.NDArray[np.int64]
+
+    @property
+    def width(self) -> int:
+        """Elements of one stored row."""
+        return self.info.count // self.info.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row."""
+        return self.width * self.info.itemsize
+
+    @property
+    def begin(self) -> int:
+        """Offset of the first byte of the row `first` in the file."""
+        return self.info.begin + self.first * self.row_bytes
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the block's last row."""
+        return self.begin + self.rows * self.row_bytes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the block's values."""
+        return (len(self.positions), self.width) if self.axis == 0 else (self.rows, len(self.positions))
+
+
+Replace = Callable[[Block, Bits], Bits]
+"""Given a block and the bits it holds in the source, the bits to write; same shape and integer type."""
+
+
+def blocks_of(info: TensorInfo, axis: int, positions: npt.NDArray[np.int64]) -> Iterator[Block]:
+    """The planned part of one tensor in file order, in blocks of at most `BUFFER` bytes (or one row)."""
+    at_once = max(1, BUFFER * info.shape[0] // info.size)
+    if axis == 0:
+        for start in range(0, len(positions), at_once):
+            part = positions[start : start + at_once]
+            yield Block(info, 0, int(part[0]), int(part[-1] - part[0]) + 1, part)
+    else:
+        for first in range(0, info.shape[0], at_once):
+            yield Block(info, 1, first, min(at_once, info.shape[0] - first), positions)
+
+
+@dataclass(frozen=True)
+class FileDigests:
+    """What passed through: bytes, and the sha256 of the file read and of the file written where taken."""
+
+    size: int
+    read: str | None
+    written: str | None
+
+
+def stream_file(
+    source: Path,
+    out: Path,
+    blocks: Iterable[Block] = (),
+    replace: Replace | None = None,
+    *,
+    hash_read: bool = False,
+    hash_written: bool = False,
+) -> FileDigests:
+    """Write `out` as `source` with the values of `blocks` (in file order) replaced, holding a few `BUFFER`.
+
+    Raises `InputError` when the source cannot be read and `StoreError` when `out` cannot be written; a partial
+    `out` is the caller's to remove.
+    """
+    with open_weights(source) as stream, writing(out), out.open("xb", buffering=0) as sink:
+        size = os.fstat(stream.fileno()).st_size
+        with (
+            _HashedPass(stream, sink, hash_read)
+            if hash_read or hash_written
+            else _KernelPass(stream, sink) as step
+        ):
+            for block in blocks:
+                assert replace is not None
+                step.replace(block, replace)
+            step.copy_to(size)
+            return FileDigests(size, step.read_digest, step.written_digest)
+
+
+class _KernelPass(ExitStack):
+    """Without digests: large ranges are copied inside the kernel, the planned values written over them.
+
+    `at` is the offset up to which everything is copied. Copies are cut at page borders, which the kernel is much
+    faster at, so that they may run ahead into what the next block overwrites.
+    """
+
+    read_digest = written_digest = None
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        super().__init__()
+        self.source, self.sink, self.at = source, sink, 0
+        self.size = os.fstat(source.fileno()).st_size
+        self.in_kernel = hasattr(os, "copy_file_range")
+        self.buffer = bytearray(BUFFER)
+
+    def copy_to(self, end: int) -> None:
+        """Copy on until at least the offset `end`."""
+        end = min(self.size, -(-end // PAGE) * PAGE)
+        while self.at < end:
+            if self.at % PAGE or not self.in_kernel:
+                border = PAGE - self.at % PAGE if self.in_kernel else BUFFER
+                piece = sized(self.buffer, min(BUFFER, border, end - self.at))
+                read_into(self.source, self.at, piece)
+                write_at(self.sink, self.at, piece)
+                self.at += len(piece)
+                continue
+            source, sink = self.source.fileno(), self.sink.fileno()
+            try:
+                count = os.copy_file_range(source, sink, end - self.at, self.at, self.at)
+            except OSError as error:
+                if error.errno not in NO_KERNEL_COPY:
+                    raise
+                self.in_kernel = False
+                continue
+            if not count:
+                raise InputError(f"{self.source.name} was cut while it was read: let its writer finish first")
+            self.at += count
+
+    def replace(self, block: Block, replace: Replace) -> None:
+        """Copy up to `block` and write its new values."""
+        if block.axis == 0:
+            self.copy_to(block.end)
+            old = np.empty(block.shape, BIT_TYPES[block.info.dtype])
+            read_row_values(self.source, block.info, block.positions, old)
+            new = np.ascontiguousarray(replace(block, old))
+            for start, stop in runs(block.positions):
+                offset = block.begin + int(block.positions[start] - block.first) * block.row_bytes
+                write_at(self.sink, offset, new[start:stop].data.cast("B"))
+        else:
+            self.copy_to(block.begin)
+            piece = sized(self.buffer, block.rows * block.row_bytes)
+            read_into(self.source, block.begin, piece)
+            values = np.frombuffer(piece, BIT_TYPES[block.info.dtype]).reshape(block.rows, block.width)
+            values[:, block.positions] = replace(block, values.take(block.positions, axis=1))
+            write_at(self.sink, block.begin, piece)
+            self.at = max(self.at, block.end)
+
+
+class _HashedPass(ExitStack):
+    """With digests: every byte passes through buffers in file order; hashing runs beside reading and writing."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO, hash_read: bool) -> None:
+        super().__init__()
+        self.source, self.sink, self.at = source, sink, 0
+        self._written = self.enter_context(_Digest())
+        self._read = self.enter_context(_Digest()) if hash_read else None
+        # Two of each: one is filled while the other is still being hashed.
+        self._old = cycle([bytearray(BUFFER), bytearray(BUFFER)])
+        self._new = cycle([bytearray(BUFFER), bytearray(BUFFER)]) if hash_read else None
+
+    @property
+    def read_digest(self) -> str | None:
+        """Of all bytes of the source so far."""
+        return self._read.hexdigest() if self._read else None
+
+    @property
+    def written_digest(self) -> str:
+        """Of all bytes written so far."""
+        return self._written.hexdigest()
+
+    def copy_to(self, end: int) -> None:
+        """Copy on until the offset `end`."""
+        while self.at < end:
+            piece = self._next(min(BUFFER, end - self.at))
+            self._pass_on(piece, piece)
+
+    def replace(self, block: Block, replace: Replace) -> None:
+        """Copy up to `block`, then pass its rows on with the new values in them."""
+        self.copy_to(block.begin)
+        kind = BIT_TYPES[block.info.dtype]
+        if block.axis == 1:
+            old = self._next(block.rows * block.row_bytes)
+            new = self._editable(old)
+            values = np.frombuffer(new, kind).reshape(block.rows, block.width)
+            values[:, block.positions] = replace(block, values.take(block.positions, axis=1))
+            self._pass_on(old, new)
+            return
+        held = np.empty(block.shape, kind)
+        read_row_values(self.source, block.info, block.positions, held)
+        fresh = replace(block, held)
+        at_once = max(1, BUFFER // block.row_bytes)
+        for first in range(block.first, block.first + block.rows, at_once):
+            rows = min(at_once, block.first + block.rows - first)
+            start, stop = np.searchsorted(block.positions, (first, first + rows))
+            old = self._next(rows * block.row_bytes)
+            new = self._editable(old)
+            values = np.frombuffer(new, kind).reshape(rows, block.width)
+            values[block.positions[start:stop] - first] = fresh[start:stop]
+            self._pass_on(old, new)
+
+    def _next(self, size: int) -> memoryview:
+        """The next `size` bytes of the source, in a buffer that nobody is hashing any more."""
+        piece = sized(next(self._old), size)
+        read_into(self.source, self.at, piece)
+        return piece
+
+    def _editable(self, old: memoryview) -> memoryview:
+        """`old` itself where nobody hashes it, else a copy."""
+        if self._new is None:
+            return old
+        piece = sized(next(self._new), len(old))
+        piece[:] = old
+        return piece
+
+    def _pass_on(self, old: memoryview, new: memoryview) -> None:
+        if self._read:
+            self._read.update(old)
+        self._written.update(new)
+        write_at(self.sink, self.at, new)
+        self.at += len(new)
+
+
+class _Digest(ExitStack):
+    """sha256 in a thread of its own, at most one piece behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hash = hashlib.sha256()
+        self._thread = self.enter_context(ThreadPoolExecutor(1))
+        self._pending: Future[None] | None = None
+
+    def update(self, piece: memoryview) -> None:
+        """Begin with `piece`, which must stay as it is until the next call has returned."""
+        self._settle()
+        self._pending = self._thread.submit(self._hash.update, piece)
+
+    def hexdigest(self) -> str:
+        """Of all pieces so far."""
+        self._settle()
+        return self._hash.hexdigest()
+
+    def _settle(self) -> None:
+        if self._pending:
+            self._pending.result()
+
+
+def sized(buffer: bytearray, size: int) -> memoryview:
+    """The first `size` bytes of `buffer`, or a fresh one for the rare row that is longer."""
+    return memoryview(buffer)[:size] if size <= len(buffer) else memoryview(bytearray(size))
+
+
+def write_at(sink: BinaryIO, offset: int, data: memoryview) -> None:
+    """Write all of `data` from `offset` on."""
+    while data:
+        count = os.pwrite(sink.fileno(), data, offset)
+        data, offset = data[count:], offset + count
+
+
+def read_row_values(stream: BinaryIO, info: TensorInfo, rows: npt.NDArray[np.int64], into: Bits) -> None:
+    """Fill `into` `[rows, width]` with the stored rows `rows` (ascending), reading no others."""
+    width = info.size // info.shape[0]
+    for start, stop in runs(rows):
+        read_into(stream, info.begin + int(rows[start]) * width, into[start:stop].data)
+
+
+def runs(positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Slices of ascending `positions` that follow each other without a gap."""
+    return pairwise([0, *(np.flatnonzero(np.diff(positions) != 1) + 1).tolist(), len(positions)])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusal to write `path` into a `StoreError` of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free space, then run again" if full else "mend its permissions or choose another folder"
+        raise StoreError(f"{path} cannot be written ({error.strerror or error}): {advice}") from None
+
+
+@contextmanager
+def new_files(folder: Path, needed: int) -> Iterator[Callable[[Path], Path]]:
+    """A folder that gets new files all together or not at all.
+
+    Yields a function that registers a path about to be written and makes its parents. When the block ends
+    by any exception, every registered file and every folder made here is removed. Raises `StoreError` when
+    `needed` bytes do not fit on the disk.
+    """
+    files: list[Path] = []
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        if not path.is_dir():
+            make(path.parent)
+            path.mkdir()
+            made.append(path)
+
+    def claim(path: Path) -> Path:
+        if path.exists():
+            raise StoreError(f"{path} exists already: remove it or choose another folder")
+        with writing(path):
+            make(path.parent)
+        files.append(path)
+        return path
+
+    try:
+        with writing(folder):
+            make(folder)
+            free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise StoreError(
+                f"{folder} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB left: free space "
+                "or choose another disk"
+            )
+        yield claim
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        for path in reversed(made):
+            path.rmdir()
+        raise
