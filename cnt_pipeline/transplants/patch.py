@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.tensors import CheckpointIndex, read_index
 from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits
-from cnt_pipeline.transplants.stream import BUFFER, Block, new_files, stream_file, writing
+from cnt_pipeline.transplants.stream import BUFFER, Block, Replace, new_files, stream_file, writing
 
 PATCH_NAME = "inverse_patch.parquet"
 PATCH_VERSION = 1
@@ -61,7 +61,9 @@ class PatchWriter:
 
     def __enter__(self) -> PatchWriter:
         with writing(self.path):
-            self._writer = pq.ParquetWriter(self.path, PATCH_SCHEMA, compression="none", use_dictionary=False)
+            self._writer = pq.ParquetWriter(
+                self.path, PATCH_SCHEMA, compression="none", use_dictionary=False, write_page_checksum=True
+            )
         return self
 
     def __exit__(
@@ -114,11 +116,10 @@ class PatchWriter:
 
 @dataclass(frozen=True)
 class RevertReport:
-    """The target as restored: `files` by name with their proven sha256, and how many bytes were put back."""
+    """The target as restored: `files` by name with their proven sha256."""
 
     folder: Path
     files: Mapping[str, str]
-    bytes_restored: int
 
 
 def revert(checkpoint: Path, patch: Path | None, out: Path) -> RevertReport:
@@ -137,29 +138,34 @@ def revert(checkpoint: Path, patch: Path | None, out: Path) -> RevertReport:
         if not path.is_file() or path.stat().st_size != record.size:
             raise InputError(f"{refusal} ({name} is absent or of another size): take the patch made with it")
     files: dict[str, str] = {}
-    restored = 0
     with new_files(out, sum(record.size for record in inverse.files.values())) as claim:
         for name, record in inverse.files.items():
-            values: deque[tuple[bytes, bytes]] = deque()
-
-            def blocks(name: str = name, values: deque[tuple[bytes, bytes]] = values) -> Iterator[Block]:
-                for block, old, digest in inverse.blocks(index, name):
-                    values.append((old, digest))
-                    yield block
-
-            def replace(block: Block, held: Bits, values: deque[tuple[bytes, bytes]] = values) -> Bits:
-                nonlocal restored
-                old, digest = values.popleft()
-                if hashlib.sha256(held.tobytes()).digest() != digest:
-                    raise InputError(f"{refusal} ({block.info.name} differs): take the patch made with it")
-                restored += len(old)
-                return np.frombuffer(old, BIT_TYPES[block.info.dtype]).reshape(block.shape)
-
-            done = stream_file(index.path(name), claim(out / name), blocks(), replace, hash_written=True)
-            if done.written != record.target:
+            blocks, replace = _restoring(inverse, index, name, refusal)
+            done = stream_file(index.path(name), claim(out / name), blocks, replace, hash_written=True)
+            if done.written is None or done.written != record.target:
                 raise InputError(f"{refusal} ({name} differs): take the patch made with it")
-            files[name] = record.target or ""
-    return RevertReport(out, files, restored)
+            files[name] = done.written
+    return RevertReport(out, files)
+
+
+def _restoring(
+    inverse: InversePatch, index: CheckpointIndex, file: str, refusal: str
+) -> tuple[Iterator[Block], Replace]:
+    """The blocks of one file, and what puts each one's old values back once it has proven to hold the new ones."""
+    pending: deque[tuple[bytes, bytes]] = deque()
+
+    def blocks() -> Iterator[Block]:
+        for block, old, digest in inverse.blocks(index, file):
+            pending.append((old, digest))
+            yield block
+
+    def replace(block: Block, held: Bits) -> Bits:
+        old, digest = pending.popleft()
+        if hashlib.sha256(held.tobytes()).digest() != digest:
+            raise InputError(f"{refusal} ({block.info.name} differs): take the patch made with it")
+        return np.frombuffer(old, BIT_TYPES[block.info.dtype]).reshape(block.shape)
+
+    return blocks(), replace
 
 
 class InversePatch:
@@ -171,7 +177,9 @@ class InversePatch:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            if self._file.schema_arrow.names != PATCH_SCHEMA.names:
+                raise ValueError("its columns are others")
             self._tensors = [
                 set(self._file.read_row_group(group, ["tensor"]).column(0).to_pylist())
                 for group in range(self._file.num_row_groups)
@@ -179,14 +187,7 @@ class InversePatch:
             document = json.loads(self._file.metadata.metadata[METADATA_KEY])
             version = document["version"]
             self.files = {name: FileRecord(**record) for name, record in document["files"].items()}
-        except (
-            OSError,
-            pa.ArrowInvalid,
-            pa.ArrowNotImplementedError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, AttributeError) as error:
             raise self._broken(str(error)) from None
         if version != PATCH_VERSION:
             raise InputError(
@@ -194,7 +195,7 @@ class InversePatch:
             )
         for name, record in self.files.items():
             parts = PurePosixPath(name).parts
-            if not parts or name.startswith("/") or ".." in parts:
+            if not parts or name.startswith("/") or ".." in parts or type(record.size) is not int:
                 raise self._broken(f"it names the file {name!r}")
             if record.target is None:
                 raise InputError(
@@ -212,8 +213,8 @@ class InversePatch:
             if not tensors & inside:
                 continue
             try:
-                rows = self._file.read_row_group(group).to_pylist()
-            except (OSError, pa.ArrowInvalid) as error:
+                rows = self._file.read_row_group(group).cast(PATCH_SCHEMA).to_pylist()
+            except (OSError, pa.ArrowException, LookupError, ValueError) as error:
                 raise self._broken(str(error)) from None
             for row in rows:
                 if row["tensor"] not in inside:

@@ -25,7 +25,7 @@ from cnt_pipeline.errors import InputError, StoreError
 from cnt_pipeline.models.tensors import TensorInfo, open_weights, read_into
 from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits
 
-BUFFER = 4 << 20
+BUFFER = 2 << 20
 """Bytes held at once per array: small enough for the processor's cache, large enough for few system calls."""
 
 PAGE = 4096

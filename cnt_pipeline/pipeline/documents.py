@@ -1,0 +1,123 @@
+"""The JSON documents of `cnt plan`, `cnt status` and `cnt run`, for machines. `cnt schema NAME` prints their JSON Schema."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or goes away; a field that is added leaves it."""
+
+
+class Document(BaseModel):
+    """A part of a document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedStep(Document):
+    """A step as a run would take it."""
+
+    key: str = Field(description="name of the step, stage first")
+    stage: str = Field(description="stage of the chain")
+    state: Literal["hit", "build"] = Field(description="whether the store already holds the step's result")
+    why: str = Field(description="why it is to build, in words; 'up to date' for a hit")
+    fingerprint: str | None = Field(description="of what it is made from; null while an input is yet to be built")
+    inputs: list[str] = Field(description="keys of the steps that it reads")
+    last_seconds: float | None = Field(description="how long its last build took; null when it was never built")
+
+
+class PlanDocument(Document):
+    """What `cnt run` would do."""
+
+    schema_version: Literal[1] = 1
+    study: str = Field(description="name of the study")
+    store: str = Field(description="folder or URL of the store")
+    method: str = Field(description="row of the method table")
+    hits: int = Field(description="steps that are up to date")
+    to_build: int = Field(description="steps to build")
+    expected_seconds: float | None = Field(description="time of those steps' last builds; null when one was never built")
+    steps: list[PlannedStep]
+
+
+class StepStatus(Document):
+    """A step as the store has it."""
+
+    key: str = Field(description="name of the step, stage first")
+    stage: str = Field(description="stage of the chain")
+    state: Literal["cached", "to build", "broken"] = Field(description="broken: stored, but damaged; `cnt run` rebuilds it")
+    why: str = Field(description="which slice key, input or file is the reason")
+    fingerprint: str | None = Field(description="of what it is made from; null while an input is yet to be built")
+    digest: str | None = Field(description="content digest, of a cached step")
+
+
+class StatusDocument(Document):
+    """What the store holds of a study."""
+
+    schema_version: Literal[1] = 1
+    study: str = Field(description="name of the study")
+    store: str = Field(description="folder or URL of the store")
+    cached: int
+    to_build: int
+    broken: int
+    steps: list[StepStatus]
+
+
+class TakenStep(Document):
+    """A step as a run took it."""
+
+    key: str = Field(description="name of the step, stage first")
+    stage: str = Field(description="stage of the chain")
+    state: Literal["built", "hit"]
+    fingerprint: str = Field(description="of what it was made from")
+    digest: str = Field(description="of what it contains")
+    seconds: float = Field(description="wall time of this step in this run")
+    why: str = Field(description="why it was built; 'up to date' for a hit")
+
+
+class MetricRow(Document):
+    """One figure with its 95 % interval, on the test prompts."""
+
+    subject: str = Field(description="target, donor, transplant, control:random or control:largest_delta")
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int = Field(description="prompts judged")
+
+
+class CheckRow(Document):
+    """One quality gate."""
+
+    name: str
+    passed: bool
+    value: float | None
+    limit: float | None
+    sentence: str
+
+
+class TransplantSummary(Document):
+    """The transplant as written."""
+
+    neurons: int = Field(description="neurons that come from the donor")
+    parameters: int = Field(description="weights in those neurons")
+    share: float = Field(description="those weights as a share of all the target's")
+    eta: float = Field(description="amplitude; 1 is a plain copy")
+    path: str = Field(description="folder of the checkpoint")
+
+
+class RunDocument(Document):
+    """What `cnt run` did and found."""
+
+    schema_version: Literal[1] = 1
+    study: str = Field(description="name of the study")
+    verdict: Literal["pass", "fail"] = Field(description="fail: at least one check does not hold (exit code 1)")
+    seconds: float = Field(description="wall time of the run")
+    steps: list[TakenStep]
+    metrics: list[MetricRow]
+    checks: list[CheckRow]
+    transplant: TransplantSummary
+    report: str = Field(description="path of the HTML report")
+
+
+DOCUMENTS: dict[str, type[Document]] = {"run": RunDocument, "plan": PlanDocument, "status": StatusDocument}
+"""Documents by the name that `cnt schema` takes."""

@@ -1,0 +1,83 @@
+"""What a report is made from, as plain data: no artifact, no path, no date."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.study.schema import Accept, Function, Kind
+from cnt_pipeline.transplants.methods import ResolvedMethod
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SUBJECTS = ("target", "transplant", "donor", "control_random", "control_largest_delta")
+"""Models that a report compares, in its order: before, after, the reference, then the controls."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the pair: a short `name`, its `source` (never a place on this machine), its `model.json`."""
+
+    name: str
+    source: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One step behind the report: `slice` and `inputs` (digests) make its fingerprint, `files` its digest."""
+
+    key: str
+    stage_version: int
+    fingerprint: str
+    digest: str
+    slice: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The content of every artifact that a report reads, in the layout of the stage that wrote it.
+
+    `aim` is the recovery that the search asked for on selection prompts, `accept` what the gates ask for.
+    """
+
+    study: str
+    function: Function
+    method: ResolvedMethod
+    accept: Accept
+    aim: float
+    target: Model
+    donor: Model
+    comparison: Mapping[str, Any]
+    completeness: Mapping[str, Any]
+    ranking: "pl.DataFrame"
+    plan: "pl.DataFrame"
+    trials: "pl.DataFrame"
+    selection: Mapping[str, Any]
+    verification: Mapping[str, Any]
+    metrics: "pl.DataFrame"
+    samples: "pl.DataFrame"
+    curve: "pl.DataFrame"
+    verdict: Mapping[str, Any]
+    prompts: Mapping[Kind, Sequence[Prompt]]
+    said: Mapping[str, Mapping[Kind, Sequence[Completion]]]
+    origins: Sequence[Origin]
+
+    @property
+    def metric(self) -> str:
+        """The metric that measures the function."""
+        return self.function.measured_by
+
+    def checkpoint(self) -> Mapping[str, str]:
+        """SHA-256 of every file of the transplanted checkpoint, by its name in the checkpoint's folder."""
+        return {
+            name.removeprefix("model/"): digest
+            for origin in self.origins
+            if origin.key == "transplants/checkpoint"
+            for name, digest in origin.files.items()
+            if name.startswith("model/")
+        }

@@ -1,0 +1,117 @@
+"""The report: a self-contained HTML page and a Markdown model card, the same bytes for the same material."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cnt_pipeline.measures.metrics import MISFIRES
+from cnt_pipeline.reports import figures, network, tables, words
+from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
+from cnt_pipeline.reports.material import Material
+from cnt_pipeline.reports.samples import choose_samples
+
+REPORT = "report.html"
+CARD = "card.md"
+
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>|#~"} | {"\n": " ", "\r": " "})
+
+
+def write_page(material: Material, folder: Path) -> None:
+    """Write `report.html` and `card.md`. Neither holds a date, a duration or a place on this machine."""
+    view = _view(material)
+    environment = _environment()
+    page = environment.get_template("page.html.j2").render(view)
+    card = environment.get_template("card.md.j2").render(view).replace(words.SPACE, " ")
+    (folder / REPORT).write_text(page, encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cnt_pipeline.reports", "."),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = lambda text: str(text).translate(_MARKDOWN)
+    environment.filters["sentence"] = words.sentence
+    environment.filters["quoted"] = lambda text: json.dumps(str(text), ensure_ascii=False)
+    return environment
+
+
+def _view(material: Material) -> dict[str, Any]:
+    blocks, gates = tables.metric_blocks(material), tables.gates(material)
+    return {
+        "material": material,
+        "words": words,
+        "passed": material.verdict["verdict"] == "pass",
+        "headline": _headline(material),
+        "cautions": cautions(material),
+        "gates": gates,
+        "failed": sum(not gate.passed for gate in gates),
+        "metric": words.metric_name(material.metric),
+        "misfire": words.metric_name(MISFIRES[material.metric]),
+        "blocks": [block for block in blocks if block.judged],
+        "unjudged": [block.name for block in blocks if not block.judged],
+        "random_draws": _random_draws(material),
+        "heat": network.heat_map(material),
+        "top_neurons": network.top_neurons(material),
+        "curve": tables.curve_rows(material),
+        "curve_figures": figures.curve_figures(material),
+        "legend": figures.legend(),
+        "trials": tables.trial_rows(material),
+        "trials_figure": figures.trials_figure(material),
+        "samples": choose_samples(material),
+        "other_tensors": _other_tensors(material),
+        "completeness": _completeness(material),
+        "completeness_limit": words.percent(COMPLETENESS_LIMIT, 0),
+        "grade": words.GRADES[material.method.row.grade],
+        "lineage": tables.lineage(material),
+        "checkpoint": material.checkpoint(),
+        "limits": limits(material),
+    }
+
+
+def _headline(material: Material) -> str:
+    """The finding in one sentence."""
+    values = {
+        row["subject"]: words.amount(material.metric, row["value"])
+        for row in material.metrics.iter_rows(named=True)
+        if row["metric"] == material.metric
+    }
+    chosen, eta = material.selection, float(material.selection["eta"])
+    how = "Copying" if eta == 1 else f"Transferring (amplitude {words.setting(eta)})"
+    target, transplant, donor = (values.get(s, "not judged") for s in ("target", "transplant", "donor"))
+    return (
+        f"{how} {words.number(chosen['neurons'])} neurons ({words.share(chosen['share'])} of all parameters) "
+        f"from the donor {material.donor.name} into the target {material.target.name} brings "
+        f"{words.metric_name(material.metric)} from {target} to {transplant}; the whole donor has {donor}. "
+        f"That is {words.percent(material.verdict['recovery'])} of the way."
+    )
+
+
+def _random_draws(material: Material) -> int:
+    drawn = material.samples.filter(material.samples["subject"] == "control_random")["variant"]
+    return int(drawn.n_unique())
+
+
+def _other_tensors(material: Material) -> list[tuple[str, str]]:
+    """Tensors without neurons that differ between the models, the furthest first."""
+    relative: dict[str, float] = dict(material.comparison["non_neuron_tensors"])
+    differing = sorted((item for item in relative.items() if item[1]), key=lambda item: (-item[1], item[0]))
+    return [(name, words.share(value)) for name, value in differing]
+
+
+def _completeness(material: Material) -> dict[str, Any]:
+    facts = material.completeness
+    return {
+        "applies": material.method.effect == "path",
+        "warns": facts["completeness_gap"] > COMPLETENESS_LIMIT,
+        "gap": words.percent(facts["completeness_gap"]),
+        "total": words.number(float(facts["sum_of_effects"])),
+        "change": words.number(float(facts["loss_at_target"] - facts["loss_at_donor"])),
+    }

@@ -1,0 +1,186 @@
+"""Figures and names as a reader sees them. A figure that does not exist is a dash, never a zero."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cnt_pipeline.measures.metrics import METRICS
+from cnt_pipeline.study.schema import Function
+
+NONE = "–"
+SPACE = "\u00a0"
+"""Between a figure and its unit: no line breaks there."""
+
+SHARES = frozenset(
+    {"refusal", "over_refusal", "lookalike_error", "coherence", "utility", "exact_match", "multiple_choice"}
+)
+"""Metrics that are shares of samples: shown as percentages, their differences as percentage points."""
+
+METRIC_NAMES = {
+    "over_refusal": "over-refusal",
+    "lookalike_error": "look-alike error",
+    "target_kl": "KL to the target",
+}
+"""Where the name is not simply the key with spaces."""
+
+SUBJECT_NAMES = {
+    "target": "Target (before)",
+    "transplant": "Transplant (after)",
+    "donor": "Whole donor (reference)",
+    "control_random": "Control: random neurons",
+    "control_largest_delta": "Control: largest delta",
+}
+
+SERIES_NAMES = {
+    "transplant": "this transplant",
+    "ranking": "top of the ranking",
+    "random": "random neurons",
+    "largest_delta": "largest delta",
+}
+
+QUESTIONS = {
+    "admissible": "Does the donor have what the target lacks?",
+    "effect_reached": "Does the transplant carry the function?",
+    "lookalikes_kept": "Does it leave benign look-alikes alone?",
+    "utility_kept": "Is it as useful as before?",
+    "control_random_beaten": "Does it beat random neurons of the same budget?",
+    "control_largest_delta_beaten": "Does it beat the most changed neurons of the same budget?",
+    "nothing_else_changed": "Is everything outside the plan untouched?",
+}
+
+GRADES = {
+    "A": "read in the paper or its authors' code",
+    "B": "known from peer review or from a reimplementation that cites the equations",
+    "C": "known from a second-hand summary only",
+    "I": "our own reconstruction: do not cite it as the paper's algorithm",
+}
+
+FAMILIES = ("q", "k", "v", "o", "gate", "up", "down")
+"""Families in the order in which a layer computes; others follow by name."""
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage with `digits` decimals."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{_fixed(100 * value, digits)}{SPACE}%"
+
+
+def share(value: float) -> str:
+    """A share of parameters: two significant digits below 1 %, else two decimals."""
+    digits = 1 - math.floor(math.log10(100 * value)) if 0 < value < 0.01 else 2
+    return percent(value, digits)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A plain figure: an integer with separators, else `digits` decimals."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else _fixed(value, digits)
+
+
+def setting(value: float) -> str:
+    """A chosen number as a user would write it: 1, 0.5."""
+    return f"{value:g}"
+
+
+def points(value: float) -> str:
+    """A limit in percentage points, from a share."""
+    return f"{100 * value:g} point{'' if round(100 * value, 9) == 1 else 's'}"
+
+
+def amount(metric: str, value: float | None) -> str:
+    """A metric's value in its unit."""
+    return percent(value) if metric in SHARES else number(value, _scale(metric)[1])
+
+
+def difference(metric: str, value: float | None) -> str:
+    """A signed difference as a bare figure, in `difference_unit`."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    scale, digits = _scale(metric)
+    return _signed(scale * value, digits)
+
+
+def difference_unit(metric: str) -> str:
+    """What differences are counted in; empty for a metric without a unit."""
+    return "points" if metric in SHARES else "nats" if is_nats(metric) else ""
+
+
+def change(metric: str, value: float | None) -> str:
+    """A signed difference with its unit."""
+    return f"{difference(metric, value)}{SPACE}{difference_unit(metric)}".rstrip()
+
+
+def is_nats(metric: str) -> bool:
+    """Whether differences in the metric are differences of a mean NLL or a KL."""
+    return metric == "target_kl" or (metric in METRICS and METRICS[metric].exponential)
+
+
+def interval(metric: str, low: float | None, high: float | None, signed: bool = False) -> str:
+    """Both bounds in the unit of the value they bound, without repeating it; empty where there are none."""
+    if low is None or high is None:
+        return ""
+    if signed and low == high:
+        return "on every prompt"
+    scale, digits = _scale(metric)
+    text = _signed if signed else _fixed
+    return f"{text(scale * low, digits)} to {text(scale * high, digits)}"
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name as words."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def metric_meaning(metric: str) -> str:
+    """What a metric measures, from the metric table."""
+    return METRICS[metric].meaning if metric in METRICS else ""
+
+
+def wanted(metric: str, function: Function) -> str:
+    """Which way the metric is better in this study."""
+    if metric == function.measured_by:
+        return "higher is better" if function.direction == "add" else "lower is better"
+    better = METRICS[metric].better if metric in METRICS else "depends"
+    return "" if better == "depends" else f"{better} is better"
+
+
+def check_figures(check: Mapping[str, Any], metric: str, misfire: str) -> tuple[str, str]:
+    """A gate's figure and its limit in words, with the side on which it passes."""
+    value, limit, name = check["value"], check["limit"], check["name"]
+    if value is None or limit is None:
+        return NONE, "every byte as planned" if name == "nothing_else_changed" else NONE
+    if name == "effect_reached":
+        return percent(value), f"at least {percent(limit)}"
+    if name == "admissible":
+        return change(metric, value), f"at least {change(metric, limit)}"
+    if name == "lookalikes_kept":
+        return change(misfire, value), f"at most {change(misfire, limit)}"
+    if name == "utility_kept":
+        return change("utility", -value), f"at least {change('utility', -limit)}"
+    return change(metric, value), "whole interval above 0"
+
+
+def family_order(family: str) -> tuple[int, str]:
+    """Sort key for families."""
+    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family)
+
+
+def _scale(metric: str) -> tuple[int, int]:
+    """Factor and decimals of a metric's bounds and differences."""
+    return (100, 1) if metric in SHARES else (1, 4 if is_nats(metric) else 3)
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def _fixed(value: float, digits: int) -> str:
+    """Fixed decimals with a minus sign, never on a zero."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def _signed(value: float, digits: int) -> str:
+    return ("+" if round(value, digits) > 0 else "") + _fixed(value, digits)
