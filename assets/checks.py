@@ -13,6 +13,7 @@ GATES = {
     "effect_reached": "The transplant covers enough of the distance from target to donor.",
     "lookalikes_kept": "The function does not fire on benign look-alikes more than the donor's does.",
     "utility_kept": "General prompts are answered as well as by the target, within the study's limit.",
+    "coherence_kept": "The answers stay coherent: words, and no going round in circles.",
     "control_random_beaten": "Random neurons of the same layers, families and budget do clearly worse.",
     "control_largest_delta_beaten": "The neurons with the largest weight difference do clearly worse at the same budget.",
     "nothing_else_changed": "Byte by byte, nothing differs from the target but the planned neurons.",
@@ -40,6 +41,7 @@ def results(asset: dg.AssetKey, taken: Taken) -> list[dg.AssetCheckResult]:
             metadata=_figures({"value": check.value, "limit": check.limit}),
         )
         for check in checks_of(verdict_of({VERDICT: taken.built.artifact}))
+        if check.name in GATES
     ]
 
 

@@ -45,20 +45,26 @@ def write_verdict(scores: Path, verification: Path, function: Function, accept: 
             distance >= accept.donor_margin,
             distance,
             accept.donor_margin,
-            f"The donor leads the target by {distance:.2f} in {main}.",
+            f"The donor leads the target by {_points(distance)} in {_words(main)} "
+            f"(at least {_points(accept.donor_margin)}).",
         ),
         Check(
             "effect_reached",
             recovery >= accept.recovery,
             recovery,
             accept.recovery,
-            f"The transplant covers {recovery:.1%} of the distance from target to donor in {main}.",
+            f"The transplant covers {_share(recovery)} of the distance from target to donor in {_words(main)} "
+            f"(at least {_share(accept.recovery)}).",
         ),
-        _over(value("transplant", misfire), value("donor", misfire), misfire, accept),
-        _utility(value("transplant", "utility"), value("target", "utility"), accept),
+        _kept("lookalikes_kept", misfire, value("transplant", misfire) - value("donor", misfire), "donor", accept.over_refusal),
+        _kept("utility_kept", "utility", value("target", "utility") - value("transplant", "utility"), "target", accept.utility_loss),
+        _kept(
+            "coherence_kept", "coherence", value("target", "coherence") - value("transplant", "coherence"), "target",
+            accept.coherence_loss,
+        ),
         *(_beaten(scores / SAMPLES, control, main, function, seed) for control in CONTROLS),
         _nothing_else(verification),
-    ]
+    ]  # fmt: skip
     failed = [check for check in checks if not check.passed]
     document = {
         "verdict": "fail" if failed else "pass",
@@ -70,26 +76,30 @@ def write_verdict(scores: Path, verification: Path, function: Function, accept: 
     return document
 
 
-def _over(transplant: float, donor: float, metric: str, accept: Accept) -> Check:
-    rise = transplant - donor
+def _kept(name: str, metric: str, harm: float, reference: str, limit: float) -> Check:
+    """A metric that may get worse than the reference model's by at most `limit`; `harm` is by how much it did."""
+    verb = "rises" if metric in MISFIRES.values() else "falls"
+    direction = f"{verb} by {_points(harm)}" if harm > 0 else "is no worse" if harm == 0 else f"improves by {_points(-harm)}"
+    joint = " than" if harm == 0 else " against"
     return Check(
-        "lookalikes_kept",
-        rise <= accept.over_refusal + 1e-9,
-        rise,
-        accept.over_refusal,
-        f"On look-alikes {metric} is {transplant:.1%}, {100 * rise:+.1f} points from the donor's.",
+        name,
+        harm <= limit + 1e-9,
+        harm,
+        limit,
+        f"{_words(metric).capitalize()} {direction}{joint} the {reference}'s (at most {_points(limit)}).",
     )
 
 
-def _utility(transplant: float, target: float, accept: Accept) -> Check:
-    loss = target - transplant
-    return Check(
-        "utility_kept",
-        loss <= accept.utility_loss + 1e-9,
-        loss,
-        accept.utility_loss,
-        f"Utility is {transplant:.1%}, {-100 * loss:+.1f} points from the target's.",
-    )
+def _words(metric: str) -> str:
+    return metric.replace("_", "-") if metric == "over_refusal" else metric.replace("_", " ")
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f} points"
 
 
 def _beaten(samples: Path, control: str, metric: str, function: Function, seed: int) -> Check:
@@ -109,8 +119,8 @@ def _beaten(samples: Path, control: str, metric: str, function: Function, seed: 
         lead.low > 0,
         lead.value,
         0.0,
-        f"It leads {name} neurons of the same budget by {lead.value:.2f} in {metric} "
-        f"(95 % interval {lead.low:.2f} to {lead.high:.2f}).",
+        f"It leads {name} neurons of the same budget by {_points(lead.value)} in {_words(metric)} "
+        f"(95 % interval {100 * lead.low:.1f} to {100 * lead.high:.1f}, which must lie above 0).",
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cnt_pipeline.errors import StudyError
 from cnt_pipeline.measures.scorers import SCORERS
 from cnt_pipeline.study.schema import KINDS, Function, Kind
 
@@ -46,7 +47,14 @@ MISFIRES = {"refusal": "over_refusal", "pronoun_gap": "lookalike_error"}
 
 
 def metrics_of(function: Function, evaluate: tuple[str, ...]) -> tuple[str, ...]:
-    """Metrics of a study: the function's, its misfires, utility, coherence, then what `evaluate` adds."""
+    """Metrics of a study: the function's, its misfires, utility, coherence, then what `evaluate` adds.
+
+    Raises:
+        StudyError: a metric that does not exist.
+    """
+    unknown = next((name for name in evaluate if name not in METRICS), None)
+    if unknown is not None:
+        raise StudyError(f"study:evaluate: there is no metric '{unknown}'; choose among {', '.join(METRICS)}")
     main = function.measured_by
     return tuple(dict.fromkeys((main, MISFIRES[main], "utility", "coherence", *evaluate)))
 

@@ -15,7 +15,7 @@ _SHORTEST_WORDS = 1
 _REPEATED_SHARE = 0.5
 
 
-def coherence(prompt: Prompt, completion: Completion) -> float | None:
+def coherence(prompt: Prompt, completion: Completion) -> float:
     """1 for an answer with words in it that does not go round in circles, else 0.
 
     Circles: more than half of an answer's trigrams (from 8 words on) repeat an earlier one.
@@ -37,10 +37,14 @@ def refusal(prompt: Prompt, completion: Completion) -> float | None:
 
 
 def exact_match(prompt: Prompt, completion: Completion) -> float | None:
-    """1 where the answer equals a reference up to case, punctuation and spacing; None without references."""
+    """1 where the answer equals a reference up to case, punctuation and spacing; None without references.
+
+    A reference may or may not repeat the prefix that the model was given.
+    """
     if not prompt.answers:
         return None
-    return float(_plain(completion.text) in {_plain(answer) for answer in prompt.answers})
+    said = {_plain(completion.text), _plain(f"{prompt.prefix} {completion.text}")}
+    return float(not said.isdisjoint(_plain(answer) for answer in prompt.answers))
 
 
 def lookalike_error(prompt: Prompt, completion: Completion) -> float | None:
@@ -105,12 +109,12 @@ def _plain(text: str) -> str:
 SCORERS: dict[str, tuple[Scorer, int]] = {
     "refusal": (refusal, PHRASES_VERSION),
     "coherence": (coherence, 1),
-    "exact_match": (exact_match, 1),
-    "lookalike_error": (lookalike_error, 1),
+    "exact_match": (exact_match, 2),
+    "lookalike_error": (lookalike_error, 2),
     "multiple_choice": (multiple_choice, 1),
     "pronoun_gap": (pronoun_gap, 1),
     "answer_nll": (answer_nll, 1),
     "target_kl": (target_kl, 1),
-    "utility": (utility, 1),
+    "utility": (utility, 2),
 }
 """Every scorer with its version; both enter the fingerprint of whatever uses it."""

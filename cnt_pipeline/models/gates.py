@@ -70,7 +70,7 @@ class _Linear:
         sample = present[0][1]
         whole = sample.new_zeros(*sample.shape[:-1], self.weight.shape[self.matrices[0].axis])
         for matrix, values in present:
-            positions = torch.from_numpy(matrix.positions).to(sample.device)
+            positions = torch.tensor(matrix.positions, device=sample.device)
             whole = whole.index_copy(-1, positions, values)
         return whole
 
@@ -234,7 +234,7 @@ class _UniformGate(torch.autograd.Function):
         return linear.apply(x, torch.lerp(linear.weight, linear.donor_weight, alpha), bias)
 
     @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         linear: _Linear = ctx.linear
         difference = linear.donor_weight - linear.weight
@@ -247,7 +247,7 @@ class _UniformGate(torch.autograd.Function):
         else:
             effect = (x.float() * (delta @ matrix).float()).sum(1)
         for member in linear.matrices:
-            positions = torch.from_numpy(member.positions).to(effect.device)
+            positions = torch.tensor(member.positions, device=effect.device)
             ctx.effects.by_key[member.layer, member.family] = effect.index_select(1, positions)
         mixed = torch.lerp(linear.weight, linear.donor_weight, ctx.alpha)
         return delta @ (mixed.t() if linear.transposed else mixed), None, None, None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cnt_pipeline.models.architecture import Architecture, read_architecture
 from cnt_pipeline.models.load import load_model, load_tokenizer, resolve_model
@@ -15,6 +15,8 @@ from cnt_pipeline.study.schema import Study
 
 if TYPE_CHECKING:
     from cnt_pipeline.models.gates import GatedSwap
+
+T = TypeVar("T")
 
 
 class ModelPool:
@@ -69,10 +71,11 @@ class ModelPool:
             torch.set_num_threads(self.study.run.threads)
         self._started = True
 
-    def _once(self, what: str, which: str, make: Callable[[], Any]) -> Any:
+    def _once(self, what: str, which: str, make: Callable[[], T]) -> T:
         if (what, which) not in self._kept:
             self._kept[what, which] = make()
-        return self._kept[what, which]
+        kept: T = self._kept[what, which]
+        return kept
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ def request_for(study: Study, step: Step, store: Store, ready: Mapping[str, Arti
     inputs = {
         name: ready[source.step].digest_of(list(source.files) or None) for name, source in step.inputs.items()
     }
+    if step.names_inputs:
+        inputs |= {
+            f"{name} fingerprint": ready[source.step].manifest.fingerprint for name, source in step.inputs.items()
+        }
     if step.external is not None:
         inputs["files"] = _external_digest(step.external, store)
     return BuildRequest(

@@ -1,6 +1,6 @@
 """A study as a graph of steps. Each step names its stage, its slice of the study and the files that it reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class Step:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     external: ModelSource | Prompts | None = None
     resumable: bool = False
+    names_inputs: bool = False
+    """Its artifact names its inputs' fingerprints, so they count beside their content."""
 
     @property
     def stage(self) -> str:
@@ -72,7 +74,7 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         StudyError: the method is not in the table.
     """
     method = resolve(study.method)
-    return (
+    chain = (
         *_models(study),
         *_prompt_sets(study),
         *_baseline_completions(study),
@@ -80,9 +82,9 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         *_neuron_rankings(study, method),
         *_transplants(study, method),
         *_final_completions(study),
-        *_evaluations(study),
-        _report(study, method),
+        *_evaluations(study, method),
     )
+    return (*chain, _report(study, method, chain))
 
 
 def _models(study: Study) -> list[Step]:
@@ -158,10 +160,10 @@ def _baseline_completions(study: Study) -> list[Step]:
 
 def _activation_caches(study: Study, method: ResolvedMethod) -> list[Step]:
     probe = f"effect_{method.effect}"
-    slice_ = {"probe": probe, "dtype": study.dtype, "system": study.generation.system}
+    slice_: dict[str, Any] = {"probe": probe, "dtype": study.dtype, "system": study.generation.system}
     if method.effect == "path":
         slice_["nodes"] = study.method.nodes
-    objectives = {
+    objectives: dict[str, tuple[str | None, dict[str, tuple[str, str | None]]]] = {
         "transfer": ("function", {"target_completions": ("target", "function"), "donor_completions": ("donor", "function")}),
         "misfire": ("lookalike", {"target_completions": ("target", "lookalike"), "donor_completions": ("donor", "function")}),
         "keep": (None, {"target_completions": ("target", None)}),
@@ -238,14 +240,14 @@ def _judging(study: Study) -> dict[str, Any]:
     return {
         "metric": metric,
         "direction": study.function.direction,
-        "scorers": versions((metric, MISFIRES[metric], "utility")),
+        "scorers": versions((metric, MISFIRES[metric], "utility", "coherence")),
         **_speech(study),
     }
 
 
 def _transplants(study: Study, method: ResolvedMethod) -> list[Step]:
     chosen = study.method
-    amount = {"top_k": {"count": chosen.count}, "top_fraction": {"fraction": chosen.fraction}, "bisect": {}}
+    amount: dict[str, dict[str, Any]] = {"top_k": {"count": chosen.count}, "top_fraction": {"fraction": chosen.fraction}, "bisect": {}}
     return [
         Step(
             "transplants/selection",
@@ -256,7 +258,7 @@ def _transplants(study: Study, method: ResolvedMethod) -> list[Step]:
                 "eta": sorted(chosen.eta),
                 "aim": chosen.aim,
                 "families": chosen.families,
-                "limits": study.accept.model_dump(include={"over_refusal", "utility_loss", "donor_margin"}),
+                "limits": study.accept.model_dump(exclude={"recovery"}),
                 **_judging(study),
             },
             _selection_inputs(method),
@@ -302,8 +304,7 @@ def _final_completions(study: Study) -> list[Step]:
     return steps
 
 
-def _evaluations(study: Study) -> list[Step]:
-    method = resolve(study.method)
+def _evaluations(study: Study, method: ResolvedMethod) -> list[Step]:
     metrics = metrics_of(study.function, study.evaluate)
     return [
         Step(
@@ -338,27 +339,39 @@ def _evaluations(study: Study) -> list[Step]:
     ]
 
 
-def _report(study: Study, method: ResolvedMethod) -> Step:
+def _report(study: Study, method: ResolvedMethod, before: Sequence[Step]) -> Step:
+    """The report names every step before it; those whose files it reads have names of their own."""
+    read = {
+        **_pair(),
+        "pair": Input("models/pair"),
+        "prompts": _prompts("test"),
+        "transfer": Input(f"activation_caches/effect_{method.effect}/transfer", ("summary.json",)),
+        "ranking": Input(f"neuron_rankings/{method.row.rule}", ("ranking.parquet",)),
+        "selection": Input("transplants/selection"),
+        "checkpoint": Input("transplants/checkpoint"),
+        "scores": Input("evaluations/scores"),
+        "curve": Input("evaluations/curve"),
+        "verdict": Input("evaluations/verdict"),
+        **{f"said_by_{subject}": _said(subject, "test") for subject in SUBJECTS},
+    }
+    named = {source.step for source in read.values()}
     return Step(
         "reports/page",
         "reports.page",
         {
             "study": study.study,
             "function": study.function.model_dump(mode="json"),
-            "method": {"name": method.row.name, "effect": method.effect, "selection": method.selection},
+            "method": {"name": method.row.name, "effect": method.effect, "selection": method.selection, "aim": study.method.aim},
             "accept": study.accept.model_dump(mode="json"),
+            "models": {which: source_name(getattr(study.models, which)) for which in ("target", "donor")},
         },
-        {
-            **_pair(),
-            "pair": Input("models/pair"),
-            "prompts": _prompts("test"),
-            "transfer": Input(f"activation_caches/effect_{method.effect}/transfer", ("summary.json",)),
-            "ranking": Input(f"neuron_rankings/{method.row.rule}", ("ranking.parquet",)),
-            "selection": Input("transplants/selection"),
-            "checkpoint": Input("transplants/checkpoint"),
-            "scores": Input("evaluations/scores"),
-            "curve": Input("evaluations/curve"),
-            "verdict": Input("evaluations/verdict"),
-            **{f"said_by_{subject}": _said(subject, "test") for subject in SUBJECTS},
-        },
+        {**read, **{step.key: Input(step.key) for step in before if step.key not in named}},
+        names_inputs=True,
     )
+
+
+def source_name(source: ModelSource) -> str:
+    """A model by name, without the place on this machine where it lies."""
+    if source.hub:
+        return f"{source.hub}@{source.revision}"
+    return f"{source.package}/{source.file}" if source.package else str(source.path and source.path.name)

@@ -1,6 +1,7 @@
 """Read a study file. Every fault is one sentence, `file:key: reason`; relative paths are relative to the study file."""
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,8 +23,11 @@ def load_study(path: Path) -> Study:
     try:
         study = Study.model_validate(document)
     except ValidationError as error:
-        raise StudyError(_first_fault(path, error)) from None
-    return _absolute(study, path.resolve().parent)
+        raise StudyError(_first_fault(path, document, error)) from None
+    try:
+        return _absolute(study, path.resolve().parent)
+    except RuntimeError as error:
+        raise StudyError(f"{path}: a path begins with an unknown user's `~` ({error}); write it out") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -40,8 +44,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}" if mark else "the file"
-        problem = getattr(error, "problem", None) or str(error)
+        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise StudyError(f"{path}: {place} is not valid YAML ({problem}); correct it") from None
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{path}: a value cannot be read ({error}); correct it, or put it in quotes") from None
     if not isinstance(document, dict):
         raise StudyError(f"{path}: a study is a mapping of keys such as `study:` and `models:`; this file holds none")
     return document
@@ -51,17 +57,33 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice, where plain YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
         for position, key in enumerate(keys):
             if key in keys[:position]:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key}' is written twice", problem_mark=node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key}' is written twice", problem_mark=written[position].start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
-def _first_fault(path: Path, error: ValidationError) -> str:
+_PLAIN_WORDS = {
+    "model_type": "must be a block of keys",
+    "dict_type": "must be a block of keys",
+    "tuple_type": "must be a list, written [a, b]",
+    "string_type": "must be text; put it in quotes",
+    "path_type": "must be a path",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+}
+"""Reasons in a study's words where pydantic's are Python's."""
+
+
+def _first_fault(path: Path, document: dict[str, Any], error: ValidationError) -> str:
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
-    key = ".".join(str(part) for part in fault["loc"]) or "study"
+    key = ".".join(_written(document, fault["loc"])) or "study"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(fault["loc"][:-1])
         close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
@@ -70,9 +92,24 @@ def _first_fault(path: Path, error: ValidationError) -> str:
     elif fault["type"] == "missing":
         reason = "this key is required; add it"
     else:
-        message = fault["msg"].removeprefix("Value error, ")
-        reason = message if fault["type"] == "value_error" else f"{message} (it holds {fault['input']!r})"
+        message = _PLAIN_WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        held = repr(fault["input"])
+        held = held if len(held) <= _LONGEST_SHOWN else f"{held[:_LONGEST_SHOWN]} ..."
+        reason = message if fault["type"] == "value_error" else f"{message} (it holds {held})"
     return f"{path}:{key}: {reason}"
+
+
+_LONGEST_SHOWN = 80
+
+
+def _written(document: Any, location: tuple[int | str, ...]) -> Iterator[str]:
+    """The parts of a fault's location that a user can find in the file, without pydantic's names of alternatives."""
+    for part in location:
+        if not isinstance(document, dict | list) or (isinstance(document, list) and not isinstance(part, int)):
+            return
+        yield str(part)
+        inside = part in document if isinstance(document, dict) else True
+        document = document[part] if inside else None  # type: ignore[index]
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

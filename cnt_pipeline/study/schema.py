@@ -15,13 +15,17 @@ KINDS: tuple[Kind, ...] = ("function", "lookalike", "utility")
 SPLITS: tuple[Split, ...] = ("score", "selection", "test")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Weight = Annotated[float, Field(strict=True, ge=0)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
 
 
 class Block(BaseModel):
     """A block of the study file: immutable, and a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class Function(Block):
@@ -59,10 +63,10 @@ class ModelSource(Block):
     """Where a model comes from: a local folder, a hub id with a pinned revision, or a folder in an installed package."""
 
     path: Path | None = Field(None, description="local folder with config.json, safetensors and tokenizer")
-    hub: str | None = Field(None, description="Hugging Face id, org/name")
-    revision: str | None = Field(None, description="full commit hash of the hub revision")
-    package: str | None = Field(None, description="name of an installed Python package")
-    file: str | None = Field(None, description="folder inside that package")
+    hub: Text | None = Field(None, description="Hugging Face id, org/name")
+    revision: Text | None = Field(None, description="full commit hash of the hub revision")
+    package: Text | None = Field(None, description="name of an installed Python package")
+    file: Text | None = Field(None, description="folder inside that package")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -95,17 +99,17 @@ class Columns(Block):
 class PromptSource(Block):
     """One set of prompts: exactly one source, and how to read it."""
 
-    packaged: str | None = Field(None, description="a set shipped with cnt_pipeline, e.g. harmful.score")
-    file: str | None = Field(None, description="local JSONL, CSV, Parquet or YAML; with `package`, a file inside it")
-    package: str | None = Field(None, description="name of an installed Python package that holds `file`")
-    hub: str | None = Field(None, description="Hugging Face dataset id, org/name")
-    revision: str | None = Field(None, description="full commit hash of the dataset's revision")
-    config: str | None = Field(None, description="configuration of the hub dataset")
+    packaged: Text | None = Field(None, description="a set shipped with cnt_pipeline, e.g. harmful.score")
+    file: Text | None = Field(None, description="local JSONL, CSV, Parquet or YAML; with `package`, a file inside it")
+    package: Text | None = Field(None, description="name of an installed Python package that holds `file`")
+    hub: Text | None = Field(None, description="Hugging Face dataset id, org/name")
+    revision: Text | None = Field(None, description="full commit hash of the dataset's revision")
+    config: Text | None = Field(None, description="configuration of the hub dataset")
     subset: str = Field("train", description="split of the hub dataset to read")
-    rows: str | None = Field(None, description="key of the list of rows inside a YAML or JSON document, e.g. seeds")
+    rows: Text | None = Field(None, description="key of the list of rows inside a YAML or JSON document, e.g. seeds")
     where: dict[str, str | int | float | bool] = Field({}, description="keep only rows with these column values")
-    columns: Columns = Field(default_factory=Columns, description="column mapping")
-    take: Annotated[int, Field(ge=1)] | None = Field(None, description="how many prompts at most; all by default")
+    columns: Columns = Field(Columns(), description="column mapping")
+    take: Count | None = Field(None, description="how many prompts at most; all by default")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -147,9 +151,9 @@ class Prompts(Block):
     function: PromptSource = Field(description="prompts on which donor and target behave differently")
     lookalike: PromptSource = Field(description="benign prompts on which the function must not fire")
     utility: PromptSource = Field(description="general prompts whose answers must not change for the worse")
-    selection: KindSources = Field(default_factory=KindSources, description="sets that the search is judged on")
-    test: KindSources = Field(default_factory=KindSources, description="sets that only the report reads")
-    split: Shares = Field(default_factory=Shares, description="division of a source that serves several roles")
+    selection: KindSources = Field(KindSources(), description="sets that the search is judged on")
+    test: KindSources = Field(KindSources(), description="sets that only the report reads")
+    split: Shares = Field(Shares(), description="division of a source that serves several roles")
 
     def source(self, split: Split, kind: Kind) -> PromptSource | None:
         """The source that was written for this role, or None where the role shares the scoring source."""
@@ -160,7 +164,7 @@ class Prompts(Block):
 class Generation(Block):
     """Greedy decoding; part of every completion's fingerprint."""
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="longest answer, in tokens")
+    max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=1024)] = Field(32, description="longest answer, in tokens")
     system: str | None = Field(None, description="system message put before every plain-text prompt")
 
 
@@ -169,15 +173,15 @@ class Method(Block):
 
     name: str = Field("cnt", description="row of the method table")
     effect: Literal["path", "gradient"] | None = Field(None, description="first-order effect at the target, or along the path to the donor")
-    nodes: Annotated[int, Field(ge=1, le=64)] = Field(8, description="Gauss-Legendre nodes of the path effect")
-    lookalike_weight: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    nodes: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(8, description="Gauss-Legendre nodes of the path effect")
+    lookalike_weight: tuple[Weight, ...] = Field(
         (0.0, 0.5, 1.0), alias="lambda", description="weights of the look-alike effect to try"
     )
-    damage_weight: Annotated[float, Field(ge=0)] = Field(1.0, alias="mu", description="weight of the damage")
+    damage_weight: Weight = Field(1.0, alias="mu", description="weight of the damage")
     selection: Literal["bisect", "top_k", "top_fraction"] | None = Field(None, description="how many neurons")
-    count: Annotated[int, Field(ge=1)] | None = Field(None, description="number of neurons, for top_k")
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of all parameters, for top_fraction")
-    eta: tuple[Annotated[float, Field(gt=0, le=64)], ...] = Field((1.0,), description="amplitudes to try; 1 copies the donor's neuron")
+    count: Count | None = Field(None, description="number of neurons, for top_k")
+    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(None, description="share of all parameters, for top_fraction")
+    eta: tuple[Annotated[float, Field(strict=True, gt=0, le=64)], ...] = Field((1.0,), description="amplitudes to try; 1 copies the donor's neuron")
     aim: Share = Field(0.98, description="recovery the search asks for on selection prompts; above accept.recovery to leave room for chance")
     families: tuple[str, ...] | None = Field(None, description="only these weight families, e.g. [gate, up, down]")
 
@@ -200,8 +204,8 @@ class Method(Block):
 class Controls(Block):
     """What the transplant is compared with at the same number of parameters."""
 
-    random_seeds: Annotated[int, Field(ge=1, le=100)] = Field(5, description="draws of layer-and-family-matched random neurons")
-    curve: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    random_seeds: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(5, description="draws of layer-and-family-matched random neurons")
+    curve: tuple[Positive, ...] = Field(
         (0.25, 0.5, 1.0, 2.0, 4.0), description="budgets of the recovery curve, as multiples of the transplant's parameters"
     )
 
@@ -212,14 +216,15 @@ class Accept(Block):
     recovery: Share = Field(0.95, description="at least this share of the distance from target to donor")
     over_refusal: Share = Field(0.03, description="rise on look-alikes over the donor, at most")
     utility_loss: Share = Field(0.01, description="loss of the utility metric against the target, at most")
+    coherence_loss: Share = Field(0.01, description="loss of coherent answers against the target, at most")
     donor_margin: Share = Field(0.3, description="the donor must lead the target by this much, or the study stops")
 
 
 class Run(Block):
     """How the work is done on this machine; in no fingerprint."""
 
-    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="prompts a batch")
-    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="torch threads; all cores by default")
+    batch_size: Count = Field(32, description="prompts a batch")
+    threads: Count | None = Field(None, description="torch threads; all cores by default")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
 
 
@@ -230,18 +235,18 @@ class Study(Block):
     function: Function = Field(description="the safety function")
     models: Models = Field(description="target and donor")
     prompts: Prompts = Field(description="prompt sets by role")
-    generation: Generation = Field(default_factory=Generation, description="how completions are generated")
-    method: Method = Field(default_factory=Method, description="method and overrides")
+    generation: Generation = Field(Generation(), description="how completions are generated")
+    method: Method = Field(Method(), description="method and overrides")
     probes: tuple[Literal["activation", "hidden_state"], ...] = Field(
         (), description="further caches to keep for questions with `cnt query`"
     )
     probe_tokens: Literal["response", "prompt"] = Field("response", description="tokens that the activation probe averages over")
-    controls: Controls = Field(default_factory=Controls, description="comparisons at the same budget")
+    controls: Controls = Field(Controls(), description="comparisons at the same budget")
     evaluate: tuple[str, ...] = Field(("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report")
-    accept: Accept = Field(default_factory=Accept, description="quality gates")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of splits, random controls and bootstrap")
+    accept: Accept = Field(Accept(), description="quality gates")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="seed of splits, random controls and bootstrap")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the models compute in")
-    run: Run = Field(default_factory=Run, description="machine settings, in no fingerprint")
+    run: Run = Field(Run(), description="machine settings, in no fingerprint")
 
 
 def _is_hex(text: str) -> bool:

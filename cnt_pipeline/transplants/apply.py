@@ -14,10 +14,12 @@ from pathlib import Path
 
 from cnt_pipeline.models.tensors import SHARD_INDEX, SINGLE_FILE, CheckpointIndex
 from cnt_pipeline.transplants.arithmetic import Bits
+from cnt_pipeline.transplants.blocks import Block, Replace, blocks_of
 from cnt_pipeline.transplants.donor import DonorNeurons
+from cnt_pipeline.transplants.new_files import new_files
 from cnt_pipeline.transplants.patch import PATCH_NAME, FileRecord, PatchWriter
 from cnt_pipeline.transplants.plan import TensorEdit, TransplantPlan
-from cnt_pipeline.transplants.stream import Block, Replace, blocks_of, new_files, stream_file
+from cnt_pipeline.transplants.stream import stream_file
 
 OTHER_WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ot",

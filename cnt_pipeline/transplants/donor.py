@@ -10,8 +10,8 @@ import numpy as np
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.tensors import CheckpointIndex, open_weights, read_into
 from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits, transplanted
+from cnt_pipeline.transplants.blocks import BUFFER, Block, read_row_values, sized
 from cnt_pipeline.transplants.plan import TensorEdit
-from cnt_pipeline.transplants.stream import BUFFER, Block, read_row_values, sized
 
 
 class DonorNeurons(ExitStack):

@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.tensors import CheckpointIndex, read_index
 from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits
-from cnt_pipeline.transplants.stream import BUFFER, Block, Replace, new_files, stream_file, writing
+from cnt_pipeline.transplants.blocks import BUFFER, Block, Replace
+from cnt_pipeline.transplants.new_files import new_files, writing
+from cnt_pipeline.transplants.stream import stream_file
 
 PATCH_NAME = "inverse_patch.parquet"
 PATCH_VERSION = 1
@@ -56,7 +58,7 @@ class PatchWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._pending: list[pa.Table] = []
+        self._pending: list[tuple[Block, bytes, bytes]] = []
         self._bytes = 0
 
     def __enter__(self) -> PatchWriter:
@@ -79,21 +81,7 @@ class PatchWriter:
     def record(self, block: Block, old: Bits, new: Bits) -> None:
         """Note that `block` held `old` and holds `new`."""
         digest = hashlib.sha256(np.ascontiguousarray(new).data).digest()
-        where = pa.ListArray.from_arrays([0, len(block.positions)], block.positions)
-        values = [
-            [block.info.name],
-            [block.axis],
-            [block.first],
-            [block.rows],
-            where,
-            [old.tobytes()],
-            [digest],
-        ]
-        self._pending.append(
-            pa.Table.from_arrays(
-                [pa.array(v, f.type) for v, f in zip(values, PATCH_SCHEMA, strict=True)], schema=PATCH_SCHEMA
-            )
-        )
+        self._pending.append((block, old.tobytes(), digest))
         self._bytes += old.nbytes
         if self._bytes >= BUFFER:
             self._flush()
@@ -108,10 +96,25 @@ class PatchWriter:
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(document)})
 
     def _flush(self) -> None:
-        if self._pending:
-            with writing(self.path):
-                self._writer.write_table(pa.concat_tables(self._pending).combine_chunks())
+        if not self._pending:
+            return
+        blocks, old, digests = zip(*self._pending, strict=True)
         self._pending, self._bytes = [], 0
+        ends = np.cumsum([0, *(len(block.positions) for block in blocks)], dtype=np.int32)
+        columns = (
+            [block.info.name for block in blocks],
+            [block.axis for block in blocks],
+            [block.first for block in blocks],
+            [block.rows for block in blocks],
+            pa.ListArray.from_arrays(ends, np.concatenate([block.positions for block in blocks])),
+            list(old),
+            list(digests),
+        )
+        table = pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, PATCH_SCHEMA, strict=True)], PATCH_SCHEMA
+        )
+        with writing(self.path):
+            self._writer.write_table(table)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def revert(checkpoint: Path, patch: Path | None, out: Path) -> RevertReport:
 def _restoring(
     inverse: InversePatch, index: CheckpointIndex, file: str, refusal: str
 ) -> tuple[Iterator[Block], Replace]:
-    """The blocks of one file, and what puts each one's old values back once it has proven to hold the new ones."""
+    """The blocks of one file, and what puts the old values back into each that proves to hold the new ones."""
     pending: deque[tuple[bytes, bytes]] = deque()
 
     def blocks() -> Iterator[Block]:

@@ -9,24 +9,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import cycle
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from cnt_pipeline.errors import InputError, StoreError
-from cnt_pipeline.models.tensors import TensorInfo, open_weights, read_into
-from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits
-
-BUFFER = 2 << 20
-"""Bytes held at once per array: small enough for the processor's cache, large enough for few system calls."""
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.models.tensors import open_weights, read_into
+from cnt_pipeline.transplants.arithmetic import BIT_TYPES
+from cnt_pipeline.transplants.blocks import BUFFER, Block, Replace, read_row_values, runs, sized
+from cnt_pipeline.transplants.new_files import writing
 
 PAGE = 4096
 
@@ -39,62 +36,6 @@ NO_KERNEL_COPY = {
     errno.EPERM,
     errno.ETXTBSY,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """The planned values inside the stored rows `first` to `first + rows`, few enough to be held in memory.
-
-    With `axis` 0 they are the whole rows `positions` (`rows` spans them), values `[positions, width]`; with
-    `axis` 1 the columns `positions` of every row, values `[rows, positions]`.
-    """
-
-    info: TensorInfo
-    axis: int
-    first: int
-    rows: int
-    positions: npt.NDArray[np.int64]
-
-    @property
-    def width(self) -> int:
-        """Elements of one stored row."""
-        return self.info.count // self.info.shape[0]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one stored row."""
-        return self.width * self.info.itemsize
-
-    @property
-    def begin(self) -> int:
-        """Offset of the first byte of the row `first` in the file."""
-        return self.info.begin + self.first * self.row_bytes
-
-    @property
-    def end(self) -> int:
-        """Offset of the first byte after the block's last row."""
-        return self.begin + self.rows * self.row_bytes
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the block's values."""
-        return (len(self.positions), self.width) if self.axis == 0 else (self.rows, len(self.positions))
-
-
-Replace = Callable[[Block, Bits], Bits]
-"""Given a block and the bits it holds in the source, the bits to write; same shape and integer type."""
-
-
-def blocks_of(info: TensorInfo, axis: int, positions: npt.NDArray[np.int64]) -> Iterator[Block]:
-    """The planned part of one tensor in file order, in blocks of at most `BUFFER` bytes (or one row)."""
-    at_once = max(1, BUFFER * info.shape[0] // info.size)
-    if axis == 0:
-        for start in range(0, len(positions), at_once):
-            part = positions[start : start + at_once]
-            yield Block(info, 0, int(part[0]), int(part[-1] - part[0]) + 1, part)
-    else:
-        for first in range(0, info.shape[0], at_once):
-            yield Block(info, 1, first, min(at_once, info.shape[0] - first), positions)
 
 
 @dataclass(frozen=True)
@@ -117,8 +58,8 @@ def stream_file(
 ) -> FileDigests:
     """Write `out` as `source` with the values of `blocks` (in file order) replaced, holding a few `BUFFER`.
 
-    Raises `InputError` when the source cannot be read and `StoreError` when `out` cannot be written; a partial
-    `out` is the caller's to remove.
+    Raises `InputError` when the source cannot be read and `StoreError` when `out` cannot be written; a
+    partial `out` is the caller's to remove.
     """
     with open_weights(source) as stream, writing(out), out.open("xb", buffering=0) as sink:
         size = os.fstat(stream.fileno()).st_size
@@ -137,8 +78,8 @@ def stream_file(
 class _KernelPass(ExitStack):
     """Without digests: large ranges are copied inside the kernel, the planned values written over them.
 
-    `at` is the offset up to which everything is copied. Copies are cut at page borders, which the kernel is much
-    faster at, so that they may run ahead into what the next block overwrites.
+    `at` is the offset up to which everything is copied. Copies are cut at page borders, which the kernel is
+    much faster at, so that they may run ahead into what the next block overwrites.
     """
 
     read_digest = written_digest = None
@@ -194,7 +135,7 @@ class _KernelPass(ExitStack):
 
 
 class _HashedPass(ExitStack):
-    """With digests: every byte passes through buffers in file order; hashing runs beside reading and writing."""
+    """With digests: every byte passes through buffers in file order, hashed beside reading and writing."""
 
     def __init__(self, source: BinaryIO, sink: BinaryIO, hash_read: bool) -> None:
         super().__init__()
@@ -291,79 +232,8 @@ class _Digest(ExitStack):
             self._pending.result()
 
 
-def sized(buffer: bytearray, size: int) -> memoryview:
-    """The first `size` bytes of `buffer`, or a fresh one for the rare row that is longer."""
-    return memoryview(buffer)[:size] if size <= len(buffer) else memoryview(bytearray(size))
-
-
 def write_at(sink: BinaryIO, offset: int, data: memoryview) -> None:
     """Write all of `data` from `offset` on."""
     while data:
         count = os.pwrite(sink.fileno(), data, offset)
         data, offset = data[count:], offset + count
-
-
-def read_row_values(stream: BinaryIO, info: TensorInfo, rows: npt.NDArray[np.int64], into: Bits) -> None:
-    """Fill `into` `[rows, width]` with the stored rows `rows` (ascending), reading no others."""
-    width = info.size // info.shape[0]
-    for start, stop in runs(rows):
-        read_into(stream, info.begin + int(rows[start]) * width, into[start:stop].data)
-
-
-def runs(positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Slices of ascending `positions` that follow each other without a gap."""
-    return pairwise([0, *(np.flatnonzero(np.diff(positions) != 1) + 1).tolist(), len(positions)])
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the disk's refusal to write `path` into a `StoreError` of one sentence."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free space, then run again" if full else "mend its permissions or choose another folder"
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}): {advice}") from None
-
-
-@contextmanager
-def new_files(folder: Path, needed: int) -> Iterator[Callable[[Path], Path]]:
-    """A folder that gets new files all together or not at all.
-
-    Yields a function that registers a path about to be written and makes its parents. When the block ends
-    by any exception, every registered file and every folder made here is removed. Raises `StoreError` when
-    `needed` bytes do not fit on the disk.
-    """
-    files: list[Path] = []
-    made: list[Path] = []
-
-    def make(path: Path) -> None:
-        if not path.is_dir():
-            make(path.parent)
-            path.mkdir()
-            made.append(path)
-
-    def claim(path: Path) -> Path:
-        if path.exists():
-            raise StoreError(f"{path} exists already: remove it or choose another folder")
-        with writing(path):
-            make(path.parent)
-        files.append(path)
-        return path
-
-    try:
-        with writing(folder):
-            make(folder)
-            free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise StoreError(
-                f"{folder} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB left: free space "
-                "or choose another disk"
-            )
-        yield claim
-    except BaseException:
-        for path in files:
-            path.unlink(missing_ok=True)
-        for path in reversed(made):
-            path.rmdir()
-        raise

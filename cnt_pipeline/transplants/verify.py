@@ -20,9 +20,9 @@ import numpy.typing as npt
 from cnt_pipeline.models.tensors import CheckpointIndex, TensorInfo, open_weights, read_into
 from cnt_pipeline.transplants.apply import OWN_FILES, companion_files
 from cnt_pipeline.transplants.arithmetic import BIT_TYPES, Bits
+from cnt_pipeline.transplants.blocks import BUFFER, blocks_of, read_row_values
 from cnt_pipeline.transplants.donor import DonorNeurons
 from cnt_pipeline.transplants.plan import TensorEdit, TransplantPlan
-from cnt_pipeline.transplants.stream import BUFFER, blocks_of, read_row_values
 
 BESIDE = (*OWN_FILES, "plan.parquet", "manifest.json")
 """Files that may lie in a checkpoint folder besides those of its target: no loader reads them."""

@@ -93,7 +93,7 @@ def _watch(
             mean = torch.bmm(weights, whole).squeeze(1)
             rms = torch.bmm(weights, whole.square()).squeeze(1).sqrt()
             for matrix in module_matrices:
-                positions = torch.from_numpy(matrix.positions).to(whole.device)
+                positions = torch.tensor(matrix.positions, device=whole.device)
                 found[matrix.layer, f"{matrix.family}.mean"] = mean.index_select(1, positions)
                 found[matrix.layer, f"{matrix.family}.rms"] = rms.index_select(1, positions)
 

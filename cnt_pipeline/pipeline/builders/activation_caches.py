@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnt_pipeline.activation_caches.capture import Item, capture
 from cnt_pipeline.activation_caches.probes.effect import AT_TARGET, EffectProbe, Objective, nodes, path_change
 from cnt_pipeline.activation_caches.probes.state import ActivationProbe, HiddenStateProbe
@@ -98,10 +100,8 @@ def _summary(folder: Path, at_target: float, at_donor: float) -> Mapping[str, JS
     import polars as pl
 
     change = at_target - at_donor
-    per_role = pl.read_parquet(folder / STATISTICS).group_by("role").agg(
-        (pl.col("n").first()).alias("n"), pl.col("mean").sum().alias("sum")
-    )
-    total = float((per_role["n"] * per_role["sum"]).sum() / per_role["n"].sum())
+    roles = pl.read_parquet(folder / STATISTICS).group_by("role").agg(pl.col("n").first(), pl.col("mean").sum())
+    total = float(np.average(roles["mean"].to_numpy(), weights=roles["n"].to_numpy()))
     gap = abs(total - change) / abs(change) if change else 0.0
     if not abs(total) < float("inf"):
         raise InputError("the effects do not sum to a finite number; check both checkpoints, or set `dtype: float32`")

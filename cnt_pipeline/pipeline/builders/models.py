@@ -20,8 +20,8 @@ def describe(context: Context, folder: Path) -> Mapping[str, JSON]:
     place = context.models.folder(which)
     index = read_index(place)
     architecture = read_architecture(place, index)
-    files = {str(p.relative_to(place)): {"sha256": hash_file(p), "size": p.stat().st_size} for p in model_files(place)}
-    document = {
+    files: dict[str, JSON] = {str(p.relative_to(place)): {"sha256": hash_file(p), "size": p.stat().st_size} for p in model_files(place)}
+    document: dict[str, JSON] = {
         "architecture": architecture.name,
         "layers": architecture.layers,
         "hidden_size": architecture.hidden_size,
@@ -42,7 +42,7 @@ def compare(context: Context, folder: Path) -> Mapping[str, JSON]:
         context.report(f"checking the {which}'s weights", 0, 1)
         check_finite(context.models.index(which))
     others = non_neuron_difference(context.models.index("target"), context.models.index("donor"))
-    document = {
+    document: dict[str, JSON] = {
         "agreements": list(comparison.agreements),
         "notes": list(comparison.notes),
         "warnings": [*comparison.warnings, *others.warnings],

@@ -1,6 +1,7 @@
 """The selection as an artifact: the plan, every trial on the way, and the controls at the same budget."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cnt_pipeline.store.parquet import write_parquet
 from cnt_pipeline.study.schema import Accept, Function
 from cnt_pipeline.transplants.plan import TransplantPlan
 from cnt_pipeline.transplants.select.candidates import Indices, Space
-from cnt_pipeline.transplants.select.judge import Baselines, Outcome
+from cnt_pipeline.transplants.select.judge import Baselines
 from cnt_pipeline.transplants.select.search import Found, Trial
 
 PLAN = "plan.parquet"
@@ -69,6 +70,7 @@ def write_trials(trials: tuple[Trial, ...], path: Path) -> None:
             "function": t.outcome.function,
             "misfire": t.outcome.misfire,
             "utility": t.outcome.utility,
+            "coherence": t.outcome.coherence,
             "recovery": t.recovery,
             "holds": t.holds,
         }
@@ -89,6 +91,7 @@ _TRIALS_SCHEMA = pa.schema(
         ("function", pa.float64()),
         ("misfire", pa.float64()),
         ("utility", pa.float64()),
+        ("coherence", pa.float64()),
         ("recovery", pa.float64()),
         ("holds", pa.bool_()),
     ]
@@ -97,9 +100,6 @@ _TRIALS_SCHEMA = pa.schema(
 
 def write_selection(found: Found, space: Space, baselines: Baselines, path: Path) -> dict[str, Any]:
     """Write and return the chosen setting with the figures it was chosen by."""
-
-    def outcome(o: Outcome) -> dict[str, float | None]:
-        return {"function": o.function, "misfire": o.misfire, "utility": o.utility}
 
     trial = found.trial
     document = {
@@ -112,9 +112,9 @@ def write_selection(found: Found, space: Space, baselines: Baselines, path: Path
         "recovery": trial.recovery,
         "meets_every_limit": trial.holds,
         "trials": len(found.trials),
-        "target": outcome(baselines.target),
-        "donor": outcome(baselines.donor),
-        "transplant": outcome(trial.outcome),
+        "target": asdict(baselines.target),
+        "donor": asdict(baselines.donor),
+        "transplant": asdict(trial.outcome),
     }
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document

@@ -37,7 +37,8 @@ class Space:
         """Neuron numbers of a ranking's rows (columns layer, family, neuron), in row order."""
         keys = zip(ranking["layer"].to_list(), ranking["family"].to_list(), strict=True)
         starts = np.fromiter((self.offsets[key] for key in keys), dtype=np.int64, count=len(ranking))
-        return starts + ranking["neuron"].to_numpy()
+        neurons: Indices = ranking["neuron"].to_numpy().astype(np.int64)
+        return starts + neurons
 
     def parameters(self, chosen: Indices) -> int:
         """Weights held by the chosen neurons."""

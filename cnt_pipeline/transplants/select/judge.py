@@ -10,26 +10,29 @@ from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.measures.metrics import METRICS, MISFIRES
-from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.measures.scorers import SCORERS, coherence
 from cnt_pipeline.models import teacher
 from cnt_pipeline.models.gates import GatedSwap, Gates
 from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.prompt_sets.schema import Prompt
-from cnt_pipeline.study.schema import Accept, Function, Generation, Kind
+from cnt_pipeline.study.schema import KINDS, Accept, Function, Generation, Kind
 
 _BY_CHOICES = {"pronoun_gap"}
+"""Metrics that read likelihoods of choices and no answer."""
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model does on a set of prompts: means in [0, 1] of the function metric, its misfires and utility.
+    """What a model does on a set of prompts: means in [0, 1] of the function metric, its misfires, utility and coherence.
 
-    Misfires and utility are None where a search stopped asking because the function was not reached.
+    All but the function are None where a search stopped asking because the function was not reached.
     """
 
     function: float
-    misfire: float | None
-    utility: float | None
+    misfire: float | None = None
+    utility: float | None = None
+    coherence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,15 @@ class Baselines:
         return self.sign * (outcome.function - self.target.function) / self.distance if self.distance else 0.0
 
     def harmless(self, outcome: Outcome, accept: Accept) -> bool:
-        """Whether misfires and utility stay within the study's limits."""
-        if outcome.misfire is None or outcome.utility is None:
+        """Whether misfires, utility and coherence stay within the study's limits."""
+        if outcome.misfire is None or outcome.utility is None or outcome.coherence is None:
             return False
-        assert self.donor.misfire is not None and self.target.utility is not None
+        assert self.donor.misfire is not None
+        assert self.target.utility is not None and self.target.coherence is not None
         return (
-            outcome.misfire <= self.donor.misfire + accept.over_refusal + 1e-9
-            and outcome.utility >= self.target.utility - accept.utility_loss - 1e-9
+            outcome.misfire <= self.donor.misfire + accept.over_refusal + _ROUNDING
+            and outcome.utility >= self.target.utility - accept.utility_loss - _ROUNDING
+            and outcome.coherence >= self.target.coherence - accept.coherence_loss - _ROUNDING
         )
 
 
@@ -75,12 +80,6 @@ def scores(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -
             f"the metric {metric} can judge no {kind} prompt: give prompts.{kind} a column of {needed} (see `columns:`)"
         )
     return values
-
-
-def mean_score(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> float:
-    """Mean of `scores`; the same errors."""
-    values = scores(metric, prompts, rows)
-    return sum(values) / len(values)
 
 
 class Judge:
@@ -107,53 +106,48 @@ class Judge:
         self.baselines = Baselines(self._of_rows(target_rows), self._of_rows(donor_rows), function.sign)
 
     def outcome(self, gates: Gates, enough: float | None = None) -> Outcome:
-        """All three metrics; with `enough`, misfires and utility only if the recovery reaches it."""
+        """All metrics; with `enough`, those beside the function only if the recovery reaches it."""
         return self.outcome_and_scores(gates, enough)[0]
 
     def outcome_and_scores(self, gates: Gates, enough: float | None = None) -> tuple[Outcome, list[float]]:
         """As `outcome`, with the function metric of every prompt that it can judge."""
         with self.swap.folded(gates):
-            values = scores(self.metric, self.sets["function"].prompts, self._ask("function", self.metric))
-            outcome = Outcome(sum(values) / len(values), None, None)
-            if enough is None or self.baselines.recovery(outcome) >= enough:
-                misfire = self._measure("lookalike", MISFIRES[self.metric])
-                outcome = replace(outcome, misfire=misfire, utility=self._measure("utility", "utility"))
-            return outcome, values
+            rows: dict[Kind, list[Completion]] = {"function": self._ask("function", answers=self.metric not in _BY_CHOICES)}
+            values = scores(self.metric, self.sets["function"].prompts, rows["function"])
+            function = Outcome(sum(values) / len(values))
+            if enough is not None and self.baselines.recovery(function) < enough:
+                return function, values
+            if self.metric in _BY_CHOICES:
+                rows["function"] = self._ask("function")
+            return self._of_rows({**rows, "lookalike": self._ask("lookalike"), "utility": self._ask("utility")}), values
 
     def _of_rows(self, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
         def mean(kind: Kind, metric: str) -> float:
-            return mean_score(metric, self.sets[kind].prompts, rows[kind])
+            values = scores(metric, self.sets[kind].prompts, rows[kind])
+            return sum(values) / len(values)
 
+        everything = [(prompt, kind, i) for kind in KINDS for i, prompt in enumerate(self.sets[kind].prompts)]
+        coherent = [coherence(prompt, rows[kind][i]) for prompt, kind, i in everything]
         return Outcome(
-            mean("function", self.metric),
-            mean("lookalike", MISFIRES[self.metric]),
-            mean("utility", "utility"),
+            function=mean("function", self.metric),
+            misfire=mean("lookalike", MISFIRES[self.metric]),
+            utility=mean("utility", "utility"),
+            coherence=sum(coherent) / len(coherent),
         )
 
-    def _measure(self, kind: Kind, metric: str) -> float:
+    def _ask(self, kind: Kind, answers: bool = True) -> list[Completion]:
+        """What the gated model says; without `answers` only how likely it finds the choices."""
         encoded = self.sets[kind]
-        return mean_score(metric, encoded.prompts, self._ask(kind, metric))
-
-    def _ask(self, kind: Kind, metric: str) -> list[Completion]:
-        """Completions with those fields filled in that `metric` reads on this kind of prompts."""
-        encoded = self.sets[kind]
-        model = self.swap.model
-        blank = [Completion(p.id, 0, "", (), True, 0.0) for p in encoded.prompts]
-        by_choice = [bool(p.choices) and (metric in _BY_CHOICES or bool(p.answers)) for p in encoded.prompts]
-        if metric in _BY_CHOICES or (metric == "utility" and any(by_choice)):
-            logliks = choice_logliks(model, encoded, self.batch_size)
-            blank = [replace(row, choice_loglik=values) for row, values in zip(blank, logliks, strict=True)]
-            if metric in _BY_CHOICES or all(by_choice):
-                return blank
-        if metric == "utility" and not any(p.answers for p in encoded.prompts):
-            return self._agreement(encoded, blank)
-        said = complete(model, self.tokenizer, encoded, self.generation, self.batch_size, likelihoods=False)
-        rows = [
-            replace(row, choice_loglik=before.choice_loglik) for row, before in zip(said, blank, strict=True)
-        ]
-        if metric == "utility" and not all(p.answers for p in encoded.prompts):
-            agreed = self._agreement(encoded, rows)
-            rows = [a if not p.answers else r for p, a, r in zip(encoded.prompts, agreed, rows, strict=True)]
+        rows = [Completion(p.id, 0, "", (), True, 0.0) for p in encoded.prompts]
+        if answers:
+            rows = complete(
+                self.swap.model, self.tokenizer, encoded, self.generation, self.batch_size, likelihoods=False
+            )
+        if any(encoded.choices):
+            logliks = choice_logliks(self.swap.model, encoded, self.batch_size)
+            rows = [replace(row, choice_loglik=values) for row, values in zip(rows, logliks, strict=True)]
+        if kind == "utility" and not all(p.answers for p in encoded.prompts):
+            rows = self._agreement(encoded, rows)
         return rows
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Small checkpoints, plans over them, and the plain torch way of making a transplant: the reference for the tests."""
+"""Small checkpoints, plans over them, and the reference: a transplant made by torch in memory."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ Row = tuple[str, int, int, float, str | None]
 
 
 def write_checkpoint(folder: Path, tensors: Tensors, shards: int = 1) -> Path:
-    """A checkpoint folder with config, tokenizer, a template in a subfolder, and `tensors` in one file or in shards."""
+    """A checkpoint folder with config, tokenizer, a template in a subfolder, and `tensors` in one or more files."""
     (folder / "additional_chat_templates").mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "tokenizer.json").write_bytes(bytes(range(256)) * 40)

@@ -57,7 +57,7 @@ def pair(tmp_path: Path) -> Path:
 @pytest.fixture(params=[1 << 22, 100], ids=["one block", "few rows a block"])
 def buffer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     size: int = request.param
-    for module in ("stream", "donor", "verify"):
+    for module in ("blocks", "stream", "donor", "verify"):
         monkeypatch.setattr(f"cnt_pipeline.transplants.{module}.BUFFER", size)
     return size
 
@@ -277,7 +277,8 @@ def test_a_plan_survives_its_file_and_its_frame(tmp_path: Path) -> None:
 
 
 def test_the_writer_needs_no_torch() -> None:
-    code = "import sys, cnt_pipeline.transplants.verify; assert not {'torch', 'transformers', 'polars'} & set(sys.modules)"
+    heavy = "{'torch', 'transformers', 'polars'}"
+    code = f"import sys, cnt_pipeline.transplants.verify; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import resource
 import shutil
 from pathlib import Path
@@ -47,7 +46,7 @@ def made(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[1 << 22, 100], ids=["one block", "few rows a block"])
 def buffer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("stream", "donor", "patch"):
+    for module in ("blocks", "stream", "donor", "patch"):
         monkeypatch.setattr(f"cnt_pipeline.transplants.{module}.BUFFER", request.param)
 
 
@@ -111,7 +110,7 @@ def test_a_changed_checkpoint_is_refused_and_leaves_nothing(made: Path) -> None:
         path = made / "out" / name
         raw = path.read_bytes()
         path.write_bytes(raw[:offset] + bytes([raw[offset] ^ 4]) + raw[offset + 1 :])
-        with pytest.raises(InputError, match="is not the checkpoint that .* was made for") as caught:
+        with pytest.raises(InputError, match=r"is not the checkpoint that .* was made for") as caught:
             revert(made / "out", None, made / "back")
         assert "\n" not in str(caught.value)
         assert not (made / "back").exists()
@@ -177,7 +176,7 @@ def test_a_patch_cannot_write_outside_its_folder(made: Path, name: str) -> None:
 
 
 def test_an_absent_patch_is_one_sentence(made: Path) -> None:
-    os.unlink(made / "out" / PATCH_NAME)
+    (made / "out" / PATCH_NAME).unlink()
     with pytest.raises(InputError, match="no intact inverse patch"):
         revert(made / "out", None, made / "back")
 

@@ -1,4 +1,4 @@
-"""Claims about the proof that a transplant is the target, the planned neurons of the donor, and nothing else."""
+"""Claims about the proof that a transplant is the target, the planned neurons, and nothing else."""
 
 import shutil
 from pathlib import Path
@@ -48,7 +48,7 @@ def made(pristine: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[1 << 22, 100], ids=["one block", "few rows a block"])
 def buffer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("stream", "donor", "verify"):
+    for module in ("blocks", "stream", "donor", "verify"):
         monkeypatch.setattr(f"cnt_pipeline.transplants.{module}.BUFFER", request.param)
 
 
@@ -160,5 +160,5 @@ def test_absent_cut_and_added_files_are_caught(made: Path) -> None:
 
 
 def test_a_plan_that_does_not_fit_the_models_is_the_users_to_mend(made: Path) -> None:
-    with pytest.raises(InputError, match="no tensor 7.up.weight"):
+    with pytest.raises(InputError, match=r"no tensor 7\.up\.weight"):
         verify(made, [("7.up.weight", 0, 0, 1.0, None)])

@@ -1,0 +1,95 @@
+"""Materialize a study in this process, in the same history as the UI's runs."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+
+from assets.binding import StudyAssets
+from assets.resources import resources
+from cnt_pipeline.errors import StoreError
+from cnt_pipeline.pipeline.chain import Watcher
+from cnt_pipeline.pipeline.project import project_folder
+from cnt_pipeline.study.schema import Study
+
+SETTINGS = "dagster.yaml"
+_MINIMAL = "telemetry:\n  enabled: false\n"
+_HOST, _PID = "cnt/host", "cnt/pid"
+# The terminal belongs to the progress display: Dagster would redirect standard output and error to files.
+_NO_CAPTURE = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def materialize_study(study: Study, store: str, home: Path, watcher: Watcher) -> bool:
+    """Take every step of `study`, recording the run in the Dagster history at `home`; whether all succeeded.
+
+    A step's own error is told to `watcher.failed`; in the history it is the step's failure, with its sentence.
+
+    Raises:
+        StoreError: `home` cannot be written.
+    """
+    assets = StudyAssets(study, watcher, pooled=False)
+    with _instance(home) as instance:
+        _bury_killed_runs(instance)
+        result = dg.materialize(
+            assets.definitions,
+            instance=instance,
+            resources=resources(store),
+            run_config=_QUIET,
+            raise_on_error=False,
+            tags={"cnt/study": study.study, _HOST: socket.gethostname(), _PID: str(os.getpid())},
+        )
+    return result.success
+
+
+def prepare_home(home: Path) -> None:
+    """Make the folder of Dagster's history, with the project's settings.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / SETTINGS).exists():
+            project = project_folder() / SETTINGS
+            if project.is_file():
+                shutil.copyfile(project, home / SETTINGS)
+            else:
+                (home / SETTINGS).write_text(_MINIMAL, encoding="utf-8")
+        if home.name == ".dagster" and not (home / ".gitignore").exists():
+            (home / ".gitignore").write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"Dagster's history cannot be written to {home} ({error.strerror}): make it writable, or name another folder with "
+            "DAGSTER_HOME"
+        ) from None
+
+
+@contextmanager
+def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    prepare_home(home)
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)) as instance:
+        yield instance
+
+
+def _bury_killed_runs(instance: dg.DagsterInstance) -> None:
+    """A `cnt run` that was killed could not tell the history so: mark its run as failed."""
+    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: socket.gethostname()})
+    for run in instance.get_runs(running):
+        if not _lives(run.tags.get(_PID, "")):
+            instance.report_run_failed(run, "The process was killed; finished steps are in the store.")
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,140 @@
+"""What the UI says of an asset: where it lies, how it came about, its columns, rows and best neurons, and a small plot."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets import pictures
+from cnt_pipeline.pipeline.run import Taken
+from cnt_pipeline.pipeline.steps import Step
+from cnt_pipeline.store import Artifact
+
+STAGES = {
+    "models": ("safetensors", "What the model is: architecture, size and the digest of every file."),
+    "prompt_sets": ("parquet", "Prompts of every role: scoring, selection and test of three kinds."),
+    "completions": ("torch", "What a model says on a prompt set; asked once, judged many times."),
+    "activation_caches": ("torch", "What a probe measures at every neuron for every prompt, raw and as statistics."),
+    "neuron_rankings": ("duckdb", "Every neuron with its score, from best to worst."),
+    "transplants": ("safetensors", "The chosen neurons, the edited checkpoint with its proof, and the controls."),
+    "evaluations": ("polars", "Scored completions, the recovery curve and the verdict."),
+    "reports": ("html", "What was found, for people."),
+}
+"""Kind and description of every stage's assets."""
+
+TOP_NEURONS = 20
+_TOP_COLUMNS = ("rank", "layer", "family", "neuron", "score", "standard_error", "sign_agreement", "effect", "damage")
+_JSON_SHOWN = ("selection.json", "verification.json", "summary.json", "verdict.json", "comparison.json")
+_JSON_LIMIT = 6000
+
+
+def kinds(step: Step) -> set[str]:
+    """Badges of the asset."""
+    return {STAGES[step.stage][0], "parquet"} if step.stage not in ("models", "reports") else {STAGES[step.stage][0]}
+
+
+def description(step: Step) -> str:
+    """What the asset is, and the slice of the study that it depends on."""
+    slice_ = json.dumps(step.slice, indent=1, sort_keys=True, default=str)
+    return f"{STAGES[step.stage][1]}\n\nSlice of the study:\n\n```json\n{slice_}\n```"
+
+
+def of(taken: Taken) -> dict[str, Any]:
+    """Metadata of one materialization; some tens of kB at most."""
+    artifact = taken.built.artifact
+    entries: dict[str, Any] = {
+        "cache": "hit" if taken.built.hit else "built",
+        "why": taken.why,
+        "fingerprint": taken.fingerprint,
+        "digest": artifact.digest,
+        "dagster/uri": artifact.uri,
+        "size": sum(record.size for record in artifact.manifest.files.values()),
+        "build_seconds": round(artifact.manifest.seconds, 2),
+    }
+    entries |= _tables(artifact)
+    entries |= {
+        name.removesuffix(".json"): dg.MetadataValue.json(document)
+        for name in _JSON_SHOWN
+        if (document := _document(artifact, name)) is not None
+    }
+    if "report.html" in artifact.manifest.files:
+        entries["report"] = dg.MetadataValue.path(artifact.path("report.html"))
+    return entries | _neurons(artifact) | _curve(artifact)
+
+
+def _tables(artifact: Artifact) -> dict[str, Any]:
+    """Columns of the first table and rows of all, from Parquet footers."""
+    from pyarrow.parquet import read_metadata
+
+    names = sorted(name for name in artifact.manifest.files if name.endswith(".parquet") and "/" not in name)
+    if not names:
+        return {}
+    footers = {name: read_metadata(artifact.path(name)) for name in names}
+    main = next((name for name in ("ranking.parquet", "plan.parquet", "metrics.parquet") if name in footers), names[0])
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in footers[main].schema.to_arrow_schema()]
+    rows = {name.removesuffix(".parquet"): footer.num_rows for name, footer in footers.items()}
+    return {
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/row_count": footers[main].num_rows,
+        "rows": dg.MetadataValue.json(_merged(rows)),
+    }
+
+
+def _merged(rows: Mapping[str, int]) -> dict[str, int]:
+    """Rows by file; the shards of a family as one entry."""
+    merged: dict[str, int] = {}
+    for name, count in rows.items():
+        stem, _, shard = name.rpartition("-")
+        key = stem if stem and shard.isdigit() else name
+        merged[key] = merged.get(key, 0) + count
+    return merged
+
+
+def _document(artifact: Artifact, name: str) -> Any:
+    record = artifact.manifest.files.get(name)
+    if record is None or record.size > _JSON_LIMIT:
+        return None
+    return json.loads(artifact.path(name).read_text(encoding="utf-8"))
+
+
+def _neurons(artifact: Artifact) -> dict[str, Any]:
+    """The best neurons of a ranking or plan as a table, and where in the network they sit."""
+    name = next((name for name in ("ranking.parquet", "plan.parquet") if name in artifact.manifest.files), None)
+    if name is None:
+        return {}
+    from pyarrow import compute
+    from pyarrow.parquet import read_table
+
+    table = read_table(artifact.path(name))
+    if "lookalike_weight" in table.column_names:
+        table = table.filter(compute.equal(table["lookalike_weight"], compute.max(table["lookalike_weight"])))
+    table = table.sort_by("rank")
+    shown = [column for column in _TOP_COLUMNS if column in table.column_names]
+    entries: dict[str, Any] = {}
+    if table.num_rows:
+        top = table.slice(0, TOP_NEURONS).select(shown).to_pylist()
+        schema = dg.TableSchema([dg.TableColumn(column, _word(table.schema.field(column).type)) for column in shown])
+        entries["top_neurons"] = dg.MetadataValue.table([dg.TableRecord(row) for row in top], schema)
+        share = table if name == "plan.parquet" else table.slice(0, max(1, table.num_rows // 20))
+        counted = share.group_by(["layer", "family"]).aggregate([("neuron", "count")]).to_pylist()
+        title = "Chosen neurons" if name == "plan.parquet" else "The best 5 % of the neurons"
+        places = {(row["layer"], row["family"]): row["neuron_count"] for row in counted}
+        entries["where"] = dg.MetadataValue.md(pictures.markdown(pictures.heat_map(title, places), title))
+    return entries
+
+
+def _word(kind: Any) -> str:
+    """Arrow type as the UI's tables know it."""
+    text = str(kind)
+    return "int" if text.startswith("int") else "float" if text in ("float", "double") else "string"
+
+
+def _curve(artifact: Artifact) -> dict[str, Any]:
+    if "curve.parquet" not in artifact.manifest.files:
+        return {}
+    from pyarrow.parquet import read_table
+
+    rows = read_table(artifact.path("curve.parquet")).to_pylist()
+    title = "Recovery against the share of parameters moved"
+    return {"curve": dg.MetadataValue.md(pictures.markdown(pictures.recovery_curve(rows), title))}

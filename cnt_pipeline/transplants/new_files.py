@@ -1,0 +1,65 @@
+"""New files that appear all together or not at all, and the disk's refusals as sentences."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cnt_pipeline.errors import StoreError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusal to write `path` into a `StoreError` of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free space, then run again" if full else "mend its permissions or choose another folder"
+        raise StoreError(f"{path} cannot be written ({error.strerror or error}): {advice}") from None
+
+
+@contextmanager
+def new_files(folder: Path, needed: int) -> Iterator[Callable[[Path], Path]]:
+    """A folder that gets new files all together or not at all.
+
+    Yields a function that registers a path about to be written and makes its parents. When the block ends
+    by any exception, every registered file and every folder made here is removed. Raises `StoreError` when
+    `needed` bytes do not fit on the disk.
+    """
+    files: list[Path] = []
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        if not path.is_dir():
+            make(path.parent)
+            path.mkdir()
+            made.append(path)
+
+    def claim(path: Path) -> Path:
+        if path.exists():
+            raise StoreError(f"{path} exists already: remove it or choose another folder")
+        with writing(path):
+            make(path.parent)
+        files.append(path)
+        return path
+
+    try:
+        with writing(folder):
+            make(folder)
+            free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise StoreError(
+                f"{folder} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB left: free space "
+                "or choose another disk"
+            )
+        yield claim
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        for path in reversed(made):
+            path.rmdir()
+        raise
