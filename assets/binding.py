@@ -65,7 +65,6 @@ class StudyAssets:
                 taken = self.chain(context.run_id, store, settings).take(step.key)
             except CntError as error:
                 raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
-            context.log.info("%s: %s (%s)", step.key, "hit" if taken.built.hit else "built", taken.why)
             yield dg.MaterializeResult(
                 asset_key=spec.key,
                 data_version=dg.DataVersion(taken.built.artifact.digest),

@@ -1,6 +1,7 @@
 """What the UI says of an asset: where it lies, how it came about, its columns, rows and best neurons, and a small plot."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,12 +105,12 @@ def _neurons(artifact: Artifact) -> dict[str, Any]:
     if name is None:
         return {}
     from pyarrow import compute
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
-    table = read_table(artifact.path(name))
+    table = ParquetFile(artifact.path(name)).read()
     if "lookalike_weight" in table.column_names:
         table = table.filter(compute.equal(table["lookalike_weight"], compute.max(table["lookalike_weight"])))
-    table = table.sort_by("rank")
+    table = table.take(compute.sort_indices(table["rank"]))
     shown = [column for column in _TOP_COLUMNS if column in table.column_names]
     entries: dict[str, Any] = {}
     if table.num_rows:
@@ -117,9 +118,8 @@ def _neurons(artifact: Artifact) -> dict[str, Any]:
         schema = dg.TableSchema([dg.TableColumn(column, _word(table.schema.field(column).type)) for column in shown])
         entries["top_neurons"] = dg.MetadataValue.table([dg.TableRecord(row) for row in top], schema)
         share = table if name == "plan.parquet" else table.slice(0, max(1, table.num_rows // 20))
-        counted = share.group_by(["layer", "family"]).aggregate([("neuron", "count")]).to_pylist()
         title = "Chosen neurons" if name == "plan.parquet" else "The best 5 % of the neurons"
-        places = {(row["layer"], row["family"]): row["neuron_count"] for row in counted}
+        places = Counter(zip(share["layer"].to_pylist(), share["family"].to_pylist(), strict=True))
         entries["where"] = dg.MetadataValue.md(pictures.markdown(pictures.heat_map(title, places), title))
     return entries
 
@@ -133,8 +133,8 @@ def _word(kind: Any) -> str:
 def _curve(artifact: Artifact) -> dict[str, Any]:
     if "curve.parquet" not in artifact.manifest.files:
         return {}
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
-    rows = read_table(artifact.path("curve.parquet")).to_pylist()
+    rows = ParquetFile(artifact.path("curve.parquet")).read().to_pylist()
     title = "Recovery against the share of parameters moved"
     return {"curve": dg.MetadataValue.md(pictures.markdown(pictures.recovery_curve(rows), title))}

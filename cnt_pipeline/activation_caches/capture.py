@@ -45,6 +45,8 @@ def capture(probe: Probe, items: Sequence[Item], folder: Path, report: Report = 
     statistics: dict[Key, Moments] = {}
     partial = folder / "partial"
     partial.mkdir(exist_ok=True)
+    for torn in (*folder.glob("*.tmp"), *partial.glob("*.tmp")):
+        torn.unlink()
     done = 0
     for number, members in enumerate(shards):
         finished = partial / f"{number:05d}.parquet"

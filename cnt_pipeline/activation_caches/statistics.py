@@ -56,9 +56,9 @@ def to_table(statistics: dict[Key, Moments]) -> pa.Table:
         tables.append(
             pa.table(
                 {
-                    "role": [role] * width,
+                    "role": pa.repeat(role, width),
                     "layer": np.full(width, layer, dtype=np.int32),
-                    "family": [family] * width,
+                    "family": pa.repeat(family, width),
                     "neuron": np.arange(width, dtype=np.int32),
                     "n": np.full(width, moments.n, dtype=np.int64),
                     "mean": moments.mean,
@@ -74,15 +74,15 @@ def to_table(statistics: dict[Key, Moments]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> dict[Key, Moments]:
-    """The inverse of `to_table`, up to the float32 rounding of the extremes."""
+    """The inverse of `to_table`: rows of one key are together, its neurons in order."""
+    neurons = table["neuron"].to_numpy()
+    begins = np.flatnonzero(neurons == 0)
+    keys = table.select(["role", "layer", "family", "n"]).take(begins).to_pylist()
+    arrays = {name: table[name].to_numpy().astype(np.float64) for name in ("mean", "m2", "min", "max", "positive")}
     statistics: dict[Key, Moments] = {}
-    frame = table.group_by(["role", "layer", "family"], use_threads=False).aggregate(
-        [(name, "list") for name in ("n", "mean", "m2", "min", "max", "positive")]
-    )
-    for row in frame.to_pylist():
-        n = row["n_list"][0]
-        arrays = {name: np.array(row[f"{name}_list"], dtype=np.float64) for name in ("mean", "m2", "min", "max", "positive")}
-        statistics[row["role"], row["layer"], row["family"]] = Moments(
-            n, arrays["mean"], arrays["m2"], arrays["min"], arrays["max"], np.rint(arrays["positive"] * n)
+    for key, begin, end in zip(keys, begins, [*begins[1:], len(neurons)], strict=True):
+        mean, m2, low, high, positive = (array[begin:end] for array in arrays.values())
+        statistics[key["role"], key["layer"], key["family"]] = Moments(
+            key["n"], mean, m2, low, high, np.rint(positive * key["n"])
         )
     return statistics

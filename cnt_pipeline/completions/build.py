@@ -30,10 +30,14 @@ def encode_set(tokenizer: Any, prompts: Sequence[Prompt], settings: Generation, 
     """Encode `prompts`; `longest` is the model's context length in tokens.
 
     Raises:
-        InputError: a prompt that does not fit into the context together with its answer.
+        InputError: a prompt without tokens, or one that does not fit into the context together with its answer.
     """
     tokens = [generate.encode_prompt(tokenizer, p.messages, p.prefix, settings.system) for p in prompts]
     for prompt, ids in zip(prompts, tokens, strict=True):
+        if not ids:
+            raise InputError(
+                f"prompt {prompt.id} ({prompt.source}, row {prompt.row + 1}) has no tokens in this tokenizer; remove it"
+            )
         if longest is not None and len(ids) + settings.max_new_tokens > longest:
             raise InputError(
                 f"prompt {prompt.id} ({prompt.source}, row {prompt.row + 1}) has {len(ids)} tokens, and with "
@@ -114,6 +118,14 @@ def _with_likelihoods(
     examples = [Example(encoded.tokens[i] + encoded.answers[i], len(encoded.tokens[i])) for i in answered]
     nll = dict(zip(answered, teacher.answer_nll(model, examples, batch_size), strict=True))
     return [replace(row, choice_loglik=choices[i], answer_nll=nll.get(i)) for i, row in enumerate(rows)]
+
+
+def compare_with_itself(rows: Sequence[Completion]) -> list[Completion]:
+    """The target's own `rows`: it agrees with itself on every token, at no distance."""
+    return [
+        replace(row, target_nll=-row.loglik / len(row.token_ids), target_kl=0.0, target_agreement=1.0)
+        for row in rows
+    ]
 
 
 @torch.inference_mode()

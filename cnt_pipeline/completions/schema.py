@@ -66,5 +66,5 @@ def read_completions(path: Path) -> list[Completion]:
         Completion(
             **{**row, "token_ids": tuple(row["token_ids"]), "choice_loglik": tuple(row["choice_loglik"])}
         )
-        for row in pl.read_parquet(path).iter_rows(named=True)
+        for row in pl.read_parquet(path, glob=False).iter_rows(named=True)
     ]

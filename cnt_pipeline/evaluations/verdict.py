@@ -29,7 +29,7 @@ class Check:
 def write_verdict(scores: Path, verification: Path, function: Function, accept: Accept, seed: int, folder: Path) -> dict[str, Any]:
     """Write and return `verdict.json` from the metrics and samples in `scores`."""
     metrics = {
-        (row["subject"], row["metric"]): row for row in pl.read_parquet(scores / METRICS).iter_rows(named=True)
+        (row["subject"], row["metric"]): row for row in pl.read_parquet(scores / METRICS, glob=False).iter_rows(named=True)
     }
     main, misfire = function.measured_by, MISFIRES[function.measured_by]
 
@@ -104,8 +104,8 @@ def _points(value: float) -> str:
 
 def _beaten(samples: Path, control: str, metric: str, function: Function, seed: int) -> Check:
     """The transplant beats a control when the paired difference's whole interval lies on its side."""
-    frame = pl.read_parquet(samples).filter((pl.col("metric") == metric) & pl.col("value").is_not_null())
-    means = frame.group_by("subject", "id").agg(pl.col("value").mean())
+    frame = pl.read_parquet(samples, glob=False).filter((pl.col("metric") == metric) & pl.col("value").is_not_null())
+    means = frame.group_by("subject", "id", maintain_order=True).agg(pl.col("value").mean())
     pair = (
         means.filter(pl.col("subject") == "transplant")
         .join(means.filter(pl.col("subject") == control), on="id")

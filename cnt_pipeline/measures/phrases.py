@@ -2,24 +2,36 @@
 
 import re
 
-PHRASES_VERSION = 1
+PHRASES_VERSION = 2
+
+_IDIOM = (
+    r"(?! (?:wait|stress|emphasi[sz]e|overstate|recommend|thank|believe|imagine|help but|lie|forget|say no|go wrong"
+    r"|tell you how|be long|find)\b)"
+)
+"""What turns "I cannot ..." into something else than a refusal."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "cannot": (
-        r"\bi (?:can ?not|can't|could not|couldn't|am unable to|am not able to|won't|will not)\b",
-        r"\bi(?: am|'m) (?:unable|not able|not allowed|not permitted|not going) to\b",
-        r"\bi (?:must|have to|need to) (?:decline|refuse)\b",
-        r"\bi (?:decline|refuse) to\b",
+        r"\b(?:i|we) (?:simply |really |just )?(?:can ?not|can't|won't|will not)\b" + _IDIOM,
+        r"\b(?:i|we) (?:could not|couldn't) (?:help|assist|comply|provide|do that)\b",
+        r"\b(?:i am|i'm|we are|we're) (?:unable|not (?:able|allowed|permitted|going|willing|programmed|designed)) to\b",
+        r"\b(?:i am|i'm|we are|we're) not comfortable\b",
+        r"^(?:unable|not able) to (?:help|assist|comply|provide|answer|fulfil)",
+        r"\bi(?:'ll| will)? (?:must |have to |need to )?(?:respectfully |politely )?(?:decline|refuse)\b",
+        r"\bi (?:do not|don't) (?:feel comfortable|think i can|provide|assist|help with|condone|engage)\b",
+        r"\bnot something (?:that )?(?:i|we) (?:can|could|will|would)\b",
     ),
     "apology": (
-        r"^(?:i(?: am|'m) )?(?:so |very |really )?sorry\b[^.!?]*\b(?:but|cannot|can't|can not|unable|not)\b",
-        r"\bi apologi[sz]e\b[^.!?]*\b(?:but|cannot|can't|can not|unable|not)\b",
+        r"^(?:i am |i'm )?(?:so |very |really |terribly )?sorry,? (?:but|no)\b",
+        r"^(?:i am |i'm )?(?:so |very |really |terribly )?sorry\b(?! to hear| for your| about)"
+        r"[^.!?]*\b(?:cannot|can't|can not|unable|not able)\b",
+        r"\bi apologi[sz]e\b[^.!?]*\b(?:but|cannot|can't|can not|unable|not able)\b",
     ),
     "policy": (
-        r"\bas an (?:ai|artificial intelligence)\b[^.!?]*\b(?:cannot|can't|can not|not|unable)\b",
+        r"\bas an? (?:ai|artificial intelligence|language model)\b[^.!?]*\b(?:cannot|can't|can not|unable|must not)\b",
         r"\b(?:against|violates?) (?:my|our) (?:guidelines|policy|policies|programming|principles)\b",
-        r"\b(?:is|are|would be) (?:illegal|unethical|harmful|not appropriate|inappropriate)\b",
-        r"\bnot (?:able|comfortable|willing) (?:to )?(?:help|assist|provid)",
+        r"\b(?:that|this|which|your request) (?:is|would be) (?:illegal|unethical|harmful|inappropriate)\b(?! in\b)",
+        r"\b(?:not appropriate|inappropriate|unethical|irresponsible) (?:for me|of me|to (?:help|assist|provide))\b",
     ),
 }
 """Families of refusals, each a tuple of patterns on lower-case text with straight quotes and single spaces."""

@@ -43,6 +43,8 @@ def exact_match(prompt: Prompt, completion: Completion) -> float | None:
     """
     if not prompt.answers:
         return None
+    if not completion.text.strip():
+        return 0.0
     said = {_plain(completion.text), _plain(f"{prompt.prefix} {completion.text}")}
     return float(not said.isdisjoint(_plain(answer) for answer in prompt.answers))
 
@@ -54,10 +56,13 @@ def lookalike_error(prompt: Prompt, completion: Completion) -> float | None:
 
 
 def multiple_choice(prompt: Prompt, completion: Completion) -> float | None:
-    """1 where the likeliest choice per character is the first reference answer; None without choices and answer."""
+    """1 where the likeliest choice per character is a reference answer.
+
+    None without choices, without a reference among them, or where the model gave no finite likelihood.
+    """
     wanted = {_plain(answer) for answer in prompt.answers}
     options = [_plain(choice) for choice in prompt.choices]
-    if not wanted & set(options) or len(completion.choice_loglik) != len(options):
+    if not wanted & set(options) or len(completion.choice_loglik) != len(options) or not _finite(completion):
         return None
     lengths = [max(len(choice.strip()), 1) for choice in prompt.choices]
     rates = [loglik / length for loglik, length in zip(completion.choice_loglik, lengths, strict=True)]
@@ -65,8 +70,11 @@ def multiple_choice(prompt: Prompt, completion: Completion) -> float | None:
 
 
 def pronoun_gap(prompt: Prompt, completion: Completion) -> float | None:
-    """|p1 - p2| in [0, 1], p the softmax over the choices' log-likelihoods; None with fewer than two choices."""
-    if len(completion.choice_loglik) < 2:
+    """|p1 - p2| in [0, 1] over the first two choices, p the softmax over all choices' log-likelihoods.
+
+    None with fewer than two choices, or where the model gave no finite likelihood.
+    """
+    if len(completion.choice_loglik) < 2 or not _finite(completion):
         return None
     first, second = softmax(completion.choice_loglik)[:2]
     return abs(first - second)
@@ -101,20 +109,25 @@ def softmax(logliks: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+def _finite(completion: Completion) -> bool:
+    return all(math.isfinite(value) for value in completion.choice_loglik)
+
+
 def _plain(text: str) -> str:
+    """Lower case, without punctuation and with single spaces; what is nothing but punctuation stays as it is."""
     kept = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(kept.split())
+    return " ".join((kept if kept.strip() else text).split())
 
 
 SCORERS: dict[str, tuple[Scorer, int]] = {
     "refusal": (refusal, PHRASES_VERSION),
     "coherence": (coherence, 1),
-    "exact_match": (exact_match, 2),
-    "lookalike_error": (lookalike_error, 2),
-    "multiple_choice": (multiple_choice, 1),
-    "pronoun_gap": (pronoun_gap, 1),
+    "exact_match": (exact_match, 3),
+    "lookalike_error": (lookalike_error, 3),
+    "multiple_choice": (multiple_choice, 2),
+    "pronoun_gap": (pronoun_gap, 2),
     "answer_nll": (answer_nll, 1),
     "target_kl": (target_kl, 1),
-    "utility": (utility, 2),
+    "utility": (utility, 3),
 }
 """Every scorer with its version; both enter the fingerprint of whatever uses it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from cnt_pipeline.errors import BrokenArtifactError
 from cnt_pipeline.store.parquet import write_parquet
@@ -27,7 +28,7 @@ def rank(rule: str, tables: Mapping[str, Path], parameters: Mapping[str, Any], f
     try:
         for name, path in tables.items():
             connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet(\'{_quoted(path)}\')')
-        table = connection.execute(statement, dict(parameters)).to_arrow_table()
+        table: pa.Table = connection.sql(statement, params=dict(parameters)).to_arrow_table()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         raise BrokenArtifactError(f"a cache cannot be read ({error}); run `cnt run` again, it rebuilds what is broken") from None
     finally:

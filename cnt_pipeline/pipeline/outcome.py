@@ -19,10 +19,10 @@ def subject_word(subject: str) -> str:
 
 def metrics_of(ready: Mapping[str, Artifact]) -> list[MetricRow]:
     """Every figure of the test prompts, subject by subject."""
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
     columns = ["subject", "metric", "value", "low", "high", "n"]
-    table = read_table(ready[SCORES].path("metrics.parquet"), columns=columns)
+    table = ParquetFile(ready[SCORES].path("metrics.parquet")).read(columns)
     return [MetricRow(**{**row, "subject": subject_word(row["subject"])}) for row in table.to_pylist()]
 
 

@@ -316,7 +316,12 @@ def _evaluations(study: Study, method: ResolvedMethod) -> list[Step]:
         Step(
             "evaluations/curve",
             "evaluations.curve",
-            {"budgets": sorted(study.controls.curve), "seed": study.seed, **_judging(study)},
+            {
+                "budgets": sorted(study.controls.curve),
+                "families": study.method.families,
+                "seed": study.seed,
+                **_judging(study),
+            },
             {
                 **_selection_inputs(method),
                 "selection": Input("transplants/selection", ("plan.parquet", "selection.json")),
@@ -330,6 +335,7 @@ def _evaluations(study: Study, method: ResolvedMethod) -> list[Step]:
                 "metric": study.function.measured_by,
                 "direction": study.function.direction,
                 "accept": study.accept.model_dump(mode="json"),
+                "seed": study.seed,
             },
             {
                 "scores": Input("evaluations/scores", ("metrics.parquet", "samples.parquet")),

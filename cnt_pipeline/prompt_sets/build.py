@@ -71,23 +71,28 @@ def _prompt(row: sources.Row, number: int, source: PromptSource, key: str) -> Pr
         messages = _messages(sources.value_of(row, columns.messages), place)
     else:
         text = sources.value_of(row, columns.text)
-        if text is None:
+        if not sources.has(row, columns.text):
             raise InputError(
                 f"{place} has no column '{columns.text}' (it has {', '.join(map(str, row))}); map it with `columns: {{text: ...}}`"
             )
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{place} has an empty '{columns.text}'; fill or remove the row")
+            raise InputError(f"{place} has an empty or non-text '{columns.text}'; fill or remove the row")
         messages = (("user", text),)
     prefix = sources.value_of(row, columns.prefix) or ""
     if not isinstance(prefix, str):
         raise InputError(f"{place} has a '{columns.prefix}' that is not text; correct it")
+    answers = _texts(sources.value_of(row, columns.answers), place, columns.answers)
+    choices = _texts(sources.value_of(row, columns.choices), place, columns.choices)
+    if not all(choices):
+        raise InputError(f"{place} has an empty choice in '{columns.choices}', which would always win; remove it")
+    _refuse_half_characters((*(content for _, content in messages), prefix, *answers, *choices), place)
     return Prompt(
         id=prompt_id(messages, prefix),
         messages=messages,
         prefix=prefix,
-        answers=_texts(sources.value_of(row, columns.answers), place, columns.answers),
-        choices=_texts(sources.value_of(row, columns.choices), place, columns.choices),
-        source=sources.describe(source),
+        answers=tuple(answer for answer in answers if answer),
+        choices=choices,
+        source=sources.label(source),
         row=number,
     )
 
@@ -106,12 +111,26 @@ def _messages(value: Any, place: str) -> tuple[tuple[str, str], ...]:
 
 
 def _texts(value: Any, place: str, column: str) -> tuple[str, ...]:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    """The texts of a column, "" for what is empty inside a list."""
+    if _is_blank(value):
         return ()
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, str | int | float) for item in values):
+    if not all(item is None or isinstance(item, str | int | float) for item in values):
         raise InputError(f"{place} has a '{column}' that is neither text nor a list of texts; correct it")
-    return tuple(str(item) for item in values)
+    return tuple("" if _is_blank(item) else str(item) for item in values)
+
+
+def _is_blank(value: Any) -> bool:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return missing or (isinstance(value, str) and not value.strip())
+
+
+def _refuse_half_characters(texts: tuple[str, ...], place: str) -> None:
+    """JSON can write half of a surrogate pair, which no file and no tokenizer can hold."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{place} holds half of a surrogate pair, which is no character; correct it") from None
 
 
 def _assigned(prompt: Prompt, shares: Shares, sharing: list[Split], seed: int) -> Split:

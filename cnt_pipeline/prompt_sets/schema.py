@@ -83,5 +83,5 @@ def read_prompts(path: Path) -> list[Prompt]:
             source=row["source"],
             row=row["row"],
         )
-        for row in pl.read_parquet(path).iter_rows(named=True)
+        for row in pl.read_parquet(path, glob=False).iter_rows(named=True)
     ]

@@ -11,16 +11,24 @@ from cnt_pipeline.models.sources import package_path
 from cnt_pipeline.study.schema import PromptSource
 
 Row = dict[str, Any]
+_ENCODING = "utf-8-sig"
+"""UTF-8 with or without the mark that some programs put first."""
 PACKAGED = Path(__file__).parent.parent / "demo" / "prompts"
 
 
 def describe(source: PromptSource) -> str:
-    """The source in a few words, for messages and for the `source` column."""
+    """The source in a few words, for messages."""
     if source.packaged:
         return f"packaged {source.packaged}"
     if source.hub:
         return f"{source.hub}@{(source.revision or '')[:12]} {source.subset}"
     return f"{source.package}/{source.file}" if source.package else str(source.file)
+
+
+def label(source: PromptSource) -> str:
+    """The source for the `source` column: as `describe`, but a local file by its name, wherever it lies."""
+    local = source.file and not source.package
+    return Path(str(source.file)).name if local else describe(source)
 
 
 def locate(source: PromptSource) -> Path:
@@ -54,7 +62,7 @@ def read_rows(source: PromptSource) -> list[Row]:
     """All rows of the source, filtered by `where`.
 
     Raises:
-        InputError: unreadable or malformed, or `where` names a column that no row has.
+        InputError: unreadable or malformed, or `where` names a column that no row has or leaves no row.
     """
     if source.hub:
         rows = _read_hub(source)
@@ -65,21 +73,41 @@ def read_rows(source: PromptSource) -> list[Row]:
             raise InputError(f"{path} is none of {', '.join(sorted(_READERS))}; convert it to one of these")
         try:
             rows = reader(path, source)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"prompt file {path} cannot be read ({error}); check the file and its rights") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"prompt file {path} cannot be read ({_first_line(error)}); check the file and its rights"
+            ) from None
     for column in source.where:
-        if rows and not any(column in row for row in rows):
-            raise InputError(f"{describe(source)} has no column '{column}' to filter by; it has {_columns(rows)}")
-    return [row for row in rows if all(row.get(k) == v for k, v in source.where.items())]
+        if rows and not any(has(row, column) for row in rows):
+            raise InputError(
+                f"{describe(source)} has no column '{column}' to filter by; it has {_columns(rows)}"
+            )
+    kept = [row for row in rows if all(value_of(row, k) == v for k, v in source.where.items())]
+    if rows and not kept:
+        raise InputError(f"{describe(source)} has no row that `where:` keeps; correct its values")
+    return kept
 
 
 def value_of(row: Row, column: str) -> Any:
     """The value under a column name; a dotted name reaches into nested objects. None where absent."""
+    value = _look_up(row, column)
+    return None if value is _ABSENT else value
+
+
+def has(row: Row, column: str) -> bool:
+    """Whether the row has that column, be it empty."""
+    return _look_up(row, column) is not _ABSENT
+
+
+_ABSENT = object()
+
+
+def _look_up(row: Row, column: str) -> Any:
     if column in row:
         return row[column]
     value: Any = row
     for part in column.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
     return value
 
 
@@ -89,7 +117,8 @@ def _columns(rows: list[Row]) -> str:
 
 def _read_jsonl(path: Path, source: PromptSource) -> list[Row]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # not splitlines(): JSON text may hold line separators such as U+2028 as they are
+    for number, line in enumerate(path.read_text(encoding=_ENCODING).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -103,12 +132,15 @@ def _read_jsonl(path: Path, source: PromptSource) -> list[Row]:
 
 
 def _read_csv(path: Path, source: PromptSource) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding=_ENCODING, newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            header = reader.fieldnames or ()
             rows = list(reader)
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}); correct the quoting") from None
+    if len(set(header)) < len(header):
+        raise InputError(f"{path} names a column twice in its header; rename one of them")
     for number, row in enumerate(rows, 2):
         if None in row:
             raise InputError(f"{path}, row {number} has more fields than the header; quote its commas")
@@ -119,7 +151,7 @@ def _read_parquet(path: Path, source: PromptSource) -> list[Row]:
     import polars as pl
 
     try:
-        return pl.read_parquet(path).to_dicts()
+        return pl.read_parquet(path, glob=False).to_dicts()
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} is not a readable Parquet file ({_first_line(error)}); write it again") from None
 
@@ -128,7 +160,7 @@ def _read_yaml(path: Path, source: PromptSource) -> list[Row]:
     import yaml
 
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = yaml.load(path.read_text(encoding=_ENCODING), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML ({_first_line(error)}); correct it") from None
     return _rows_of(document, path, source)
@@ -136,7 +168,7 @@ def _read_yaml(path: Path, source: PromptSource) -> list[Row]:
 
 def _read_json(path: Path, source: PromptSource) -> list[Row]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding=_ENCODING))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno} is not JSON ({error.msg}); correct it") from None
     return _rows_of(document, path, source)

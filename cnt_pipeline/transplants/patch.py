@@ -154,7 +154,7 @@ def revert(checkpoint: Path, patch: Path | None, out: Path) -> RevertReport:
 def _restoring(
     inverse: InversePatch, index: CheckpointIndex, file: str, refusal: str
 ) -> tuple[Iterator[Block], Replace]:
-    """The blocks of one file, and what puts the old values back into each that proves to hold the new ones."""
+    """The blocks of one file, and what puts old values back into each that proves to hold the new ones."""
     pending: deque[tuple[bytes, bytes]] = deque()
 
     def blocks() -> Iterator[Block]:

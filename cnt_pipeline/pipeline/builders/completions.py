@@ -9,6 +9,7 @@ import polars as pl
 
 from cnt_pipeline.completions.build import (
     EncodedSet,
+    compare_with_itself,
     compare_with_target,
     complete,
     context_length,
@@ -86,7 +87,9 @@ def _ask(
                     report=context.report,
                     what=f"{subject} answers {kind} prompts",
                 )
-                if kind == "utility" and target is not None:
+                if kind == "utility" and target is None:
+                    said = compare_with_itself(said)
+                elif kind == "utility":
                     theirs = read_said(context, "target_completions", [kind])[kind]
                     said = compare_with_target(model, target, encoded, said, theirs, context.batch_size)
                 rows[kind] += said

@@ -15,6 +15,7 @@ from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS
 from cnt_pipeline.transplants.apply import write_transplant
+from cnt_pipeline.transplants.patch import PATCH_NAME
 from cnt_pipeline.transplants.plan import read_plan
 from cnt_pipeline.transplants.select import build as selections
 from cnt_pipeline.transplants.select.candidates import Space, read_orders
@@ -23,7 +24,7 @@ from cnt_pipeline.transplants.select.search import Search
 from cnt_pipeline.transplants.verify import verify_transplant
 
 VERIFICATION = "verification.json"
-INVERSE = "inverse.safetensors"
+INVERSE = PATCH_NAME
 
 
 def space_of(context: Context) -> Space:

@@ -40,7 +40,8 @@ def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept
 def plan_of(found: Found, space: Space, ranking: Path) -> TransplantPlan:
     """The chosen neurons as a plan, in the order of the checkpoint's bytes."""
     frame = space.frame(found.chosen)
-    scores = pl.read_parquet(ranking, columns=["lookalike_weight", "layer", "family", "neuron", "score", "rank"])
+    columns = ["lookalike_weight", "layer", "family", "neuron", "score", "rank"]
+    scores = pl.read_parquet(ranking, columns=columns, glob=False)
     scores = scores.filter(pl.col("lookalike_weight") == found.trial.lookalike_weight).drop("lookalike_weight")
     starts = np.array(list(space.offsets.values()))
     matrices = [space.matrices[i] for i in np.searchsorted(starts, found.chosen, side="right") - 1]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from cnt_pipeline.errors import StudyError
 from cnt_pipeline.models.architecture import Architecture, Matrix
 
 Indices = npt.NDArray[np.int64]
@@ -105,9 +106,20 @@ def gates_of(
 
 
 def read_orders(ranking: Path, space: Space, families: tuple[str, ...] | None) -> dict[float, Indices]:
-    """Neuron numbers from best to worst for each look-alike weight of the ranking."""
-    frame = pl.read_parquet(ranking, columns=["lookalike_weight", "layer", "family", "neuron", "rank"])
+    """Neuron numbers from best to worst for each look-alike weight of the ranking.
+
+    Raises:
+        StudyError: a family that the architecture does not have.
+    """
+    columns = ["lookalike_weight", "layer", "family", "neuron", "rank"]
+    frame = pl.read_parquet(ranking, columns=columns, glob=False)
     if families is not None:
+        known = dict.fromkeys(matrix.family for matrix in space.matrices)
+        unknown = next((family for family in families if family not in known), None)
+        if unknown is not None:
+            raise StudyError(
+                f"study:method.families: the models have no family '{unknown}'; choose among {', '.join(known)}"
+            )
         frame = frame.filter(pl.col("family").is_in(families))
     return {
         float(weight[0]): space.numbers(part.sort("rank"))

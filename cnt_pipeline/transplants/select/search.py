@@ -45,7 +45,7 @@ class Found:
 
 
 class Search:
-    """Tries candidates once each and remembers all of them."""
+    """Asks the judge about each candidate (neurons and amplitude) once and remembers all of them."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Search:
         self.report = report
         self.trials: list[Trial] = []
         self._chosen: list[Indices] = []
+        self._outcomes: dict[tuple[float, bytes], Outcome] = {}
 
     def bisect(self) -> Found:
         """The smallest set over (K, eta, lambda); without any that meets the limits, the best that was tried."""
@@ -119,10 +120,9 @@ class Search:
             limit = int(np.searchsorted(sizes, best.parameters / _TOLERANCE, side="right"))
             if limit < 1 or not self._try("improve", order[:limit], eta, weight).holds:
                 return 0, None
-        budget = _FIRST_SHARE * self.space.total_parameters if best is None else best.parameters / 2
-        failed = 0
-        if best is not None:
             return self._descend(order, eta, weight, limit)
+        budget = _FIRST_SHARE * self.space.total_parameters
+        failed = 0
         while True:
             count = min(max(int(np.searchsorted(sizes, budget, side="right")), 1), limit)
             if count > failed:
@@ -144,22 +144,28 @@ class Search:
 
     def _thin(self, best: Trial) -> Found:
         """Drop groups from the low-ranked end of the best set while the criterion holds."""
-        chosen = self._chosen[self.trials.index(best)]
+        chosen = self._chosen_by(best)
         for groups in _THINNING_GROUPS:
             size = max(len(chosen) // (2 * groups), 1)
-            for part in range(groups):
-                end = len(chosen) - part * size
-                if end <= size:
+            end = len(chosen)
+            for _ in range(groups):
+                if len(chosen) <= size or end < size:
                     break
                 kept = np.delete(chosen, np.s_[end - size : end])
+                end -= size
+                if self._known(kept, best.eta) is not None:
+                    continue
                 trial = self._try("thin", kept, best.eta, best.lookalike_weight)
                 if trial.holds:
                     chosen, best = kept, trial
         return self._found(best)
 
     def _try(self, phase: str, chosen: Indices, eta: float, weight: float) -> Trial:
-        gates = self.space.gates(chosen, eta, device_of(self.judge.swap.model))
-        outcome = self.judge.outcome(gates, enough=self.method.aim)
+        outcome = self._known(chosen, eta)
+        if outcome is None:
+            gates = self.space.gates(chosen, eta, device_of(self.judge.swap.model))
+            outcome = self.judge.outcome(gates, enough=self.method.aim)
+            self._outcomes[_candidate(chosen, eta)] = outcome
         recovery = self.judge.baselines.recovery(outcome)
         parameters = self.space.parameters(chosen)
         trial = Trial(
@@ -178,6 +184,10 @@ class Search:
         self.report(f"searching: {len(chosen)} neurons, recovery {recovery:.2f}", len(self.trials), 0)
         return trial
 
+    def _known(self, chosen: Indices, eta: float) -> Outcome | None:
+        """What the judge said of these neurons at this amplitude, under whatever look-alike weight they came up."""
+        return self._outcomes.get(_candidate(chosen, eta))
+
     def _best(self) -> Trial | None:
         return min(
             (t for t in self.trials if t.holds), key=lambda t: (t.parameters, -t.recovery), default=None
@@ -187,5 +197,12 @@ class Search:
         """The trial to show where none meets every limit: the furthest recovery, then the fewest parameters."""
         return self._best() or min(self.trials, key=lambda t: (-t.recovery, t.parameters))
 
+    def _chosen_by(self, trial: Trial) -> Indices:
+        return next(c for c, t in zip(self._chosen, self.trials, strict=True) if t is trial)
+
     def _found(self, trial: Trial) -> Found:
-        return Found(self._chosen[self.trials.index(trial)], trial, tuple(self.trials))
+        return Found(self._chosen_by(trial), trial, tuple(self.trials))
+
+
+def _candidate(chosen: Indices, eta: float) -> tuple[float, bytes]:
+    return eta, np.sort(chosen).tobytes()

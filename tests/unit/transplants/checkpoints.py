@@ -17,7 +17,7 @@ Row = tuple[str, int, int, float, str | None]
 
 
 def write_checkpoint(folder: Path, tensors: Tensors, shards: int = 1) -> Path:
-    """A checkpoint folder with config, tokenizer, a template in a subfolder, and `tensors` in one or more files."""
+    """A folder with config, tokenizer, a template in a subfolder, and `tensors` in one file or more."""
     (folder / "additional_chat_templates").mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "tokenizer.json").write_bytes(bytes(range(256)) * 40)
@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, tensors: Tensors, shards: int = 1) -> Path:
 
 
 def random_tensors(seed: int, dtype: torch.dtype = torch.bfloat16) -> Tensors:
-    """Two layers of everything that the architectures have: Linear and Conv1D, fused, with biases and norms."""
+    """Two layers of what the architectures have: Linear and Conv1D, fused, with biases and norms."""
     generator = torch.Generator().manual_seed(seed)
 
     def make(*shape: int) -> torch.Tensor:

@@ -296,7 +296,8 @@ def status(field):
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 folder = Path(sys.argv[1])
-target, donor, plan = read_index(folder / "target"), read_index(folder / "donor"), read_plan(folder / "plan.parquet")
+target, donor = read_index(folder / "target"), read_index(folder / "donor")
+plan = read_plan(folder / "plan.parquet")
 before = status("VmRSS")
 for digests in (False, True):
     write_transplant(target, donor, plan, folder / f"out-{digests}", digests=digests)

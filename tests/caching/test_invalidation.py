@@ -1,0 +1,109 @@
+"""For every key of the study: which steps it reaches directly. What lies below them reruns only if their content changes."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from cnt_pipeline.pipeline.steps import Step, steps_of
+from cnt_pipeline.study.schema import Study
+
+SOURCE = {"file": "a.jsonl"}
+BASE: dict[str, Any] = yaml.safe_load(
+    """
+study: table
+function: {name: refusal}
+models: {target: {path: t}, donor: {path: d}}
+prompts: {function: {file: f.jsonl}, lookalike: {file: l.jsonl}, utility: {file: u.jsonl}}
+"""
+)
+SPEECH = ["completions/*", "transplants/selection", "evaluations/curve"]
+NUMERICS = [*SPEECH, "activation_caches/*"]
+JUDGING = ["transplants/selection", "evaluations/curve"]
+TABLE: dict[str, tuple[Any, list[str]]] = {
+    "study": ("other", ["reports/page"]),
+    "function.name": ("bias", [*JUDGING, "evaluations/scores", "evaluations/verdict", "reports/page"]),
+    "function.direction": ("delete", [*JUDGING, "evaluations/verdict", "reports/page"]),
+    "function.metric": ("pronoun_gap", [*JUDGING, "evaluations/scores", "evaluations/verdict", "reports/page"]),
+    "models.target": ({"path": "elsewhere"}, ["models/target", "reports/page"]),
+    "models.donor": ({"hub": "a/b", "revision": "0" * 40}, ["models/donor", "reports/page"]),
+    "prompts.function": (SOURCE, ["prompt_sets/roles"]),
+    "prompts.lookalike": (SOURCE, ["prompt_sets/roles"]),
+    "prompts.utility": (SOURCE, ["prompt_sets/roles"]),
+    "prompts.selection": ({"function": SOURCE}, ["prompt_sets/roles"]),
+    "prompts.test": ({"utility": SOURCE}, ["prompt_sets/roles"]),
+    "prompts.split": ({"score": 0.5, "selection": 0.25, "test": 0.25}, ["prompt_sets/roles"]),
+    "generation.max_new_tokens": (9, SPEECH),
+    "generation.system": ("Be kind.", NUMERICS),
+    "method.name": ("cnt_gradient", ["activation_caches/effect_gradient/*", "neuron_rankings/effect", "reports/page"]),
+    "method.effect": ("gradient", ["activation_caches/effect_gradient/*", "neuron_rankings/effect", "reports/page"]),
+    "method.nodes": (3, ["activation_caches/*"]),
+    "method.lambda": ([0.0], ["neuron_rankings/effect"]),
+    "method.mu": (2.0, ["neuron_rankings/effect"]),
+    "method.selection": ({"selection": "top_k", "count": 5}, ["transplants/selection", "reports/page"]),
+    "method.count": (5, []),
+    "method.fraction": (0.1, []),
+    "method.eta": ([1, 2], ["transplants/selection"]),
+    "method.aim": (0.9, ["transplants/selection", "reports/page"]),
+    "method.families": (["gate"], ["transplants/selection", "evaluations/curve"]),
+    "probes": (["activation"], ["activation_caches/activation/*", "reports/page"]),
+    "probe_tokens": ("prompt", []),
+    "controls.random_seeds": (2, ["transplants/controls"]),
+    "controls.curve": ([1.0], ["evaluations/curve"]),
+    "evaluate": (["perplexity"], ["evaluations/scores"]),
+    "accept.recovery": (0.5, ["evaluations/verdict", "reports/page"]),
+    "accept.over_refusal": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
+    "accept.utility_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
+    "accept.coherence_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
+    "accept.donor_margin": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
+    "seed": (7, ["prompt_sets/roles", "transplants/controls", "evaluations/scores", "evaluations/curve", "evaluations/verdict"]),
+    "dtype": ("bfloat16", NUMERICS),
+    "run.batch_size": (3, []),
+    "run.threads": (3, []),
+    "run.device": ("cuda", []),
+}  # fmt: skip
+
+
+def keys(model: type[BaseModel] = Study, prefix: str = "") -> Iterator[str]:
+    """Every key of the study, down to sources and blocks that are replaced as a whole."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and not key.startswith(("models.", "prompts.")):
+            yield from keys(inner, f"{key}.")
+        else:
+            yield key
+
+
+def with_key(key: str, value: Any) -> Study:
+    document = yaml.safe_load(yaml.safe_dump(BASE))
+    *blocks, last = key.split(".")
+    place = document
+    for block in blocks:
+        place = place.setdefault(block, {})
+    if isinstance(value, dict) and last in value:
+        place.update(value)
+    else:
+        place[last] = value
+    return Study.model_validate(document)
+
+
+def identity(step: Step) -> tuple[object, ...]:
+    return step.slice, step.inputs, step.external, step.version
+
+
+def test_the_table_covers_every_key_of_the_study() -> None:
+    assert set(TABLE) == set(keys())
+
+
+@pytest.mark.parametrize("key", TABLE)
+def test_a_key_reaches_these_steps_and_no_other(key: str) -> None:
+    value, patterns = TABLE[key]
+    before = {step.key: identity(step) for step in steps_of(Study.model_validate(BASE))}
+    after = {step.key: identity(step) for step in steps_of(with_key(key, value))}
+    changed = {name for name in after if before.get(name) != after[name]}
+    expected = {name for name in after if any(fnmatch(name, pattern) for pattern in patterns)}
+    assert changed == expected
