@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterator
 
 import dagster as dg
+from cnt_pipeline.errors import CntError
+from cnt_pipeline.pipeline.chain import Chain, Watcher
+from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.steps import steps_of
+from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
+from cnt_pipeline.study.schema import Study
 
 from assets import checks, metadata
 from assets.automation import CONDITION
 from assets.resources import ArtifactStore, StudySettings
-from cnt_pipeline.errors import CntError
-from cnt_pipeline.pipeline.chain import Chain, Watcher
-from cnt_pipeline.pipeline.steps import Step, steps_of
-from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
-from cnt_pipeline.study.schema import Study
 
 MODEL_POOL = "model"
 LOADING_BUILDERS = ("completions.", "activation_caches.", "transplants.select", "evaluations.curve")

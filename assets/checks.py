@@ -3,10 +3,9 @@
 from typing import Any
 
 import dagster as dg
-
 from cnt_pipeline.pipeline.outcome import VERDICT, checks_of, verdict_of
 from cnt_pipeline.pipeline.run import Taken
-from cnt_pipeline.pipeline.steps import Step
+from cnt_pipeline.pipeline.step import Step
 
 GATES = {
     "admissible": "The donor leads the target by the study's margin.",

@@ -3,13 +3,13 @@
 import logging
 
 import dagster as dg
+from cnt_pipeline.errors import CntError, StudyError
+from cnt_pipeline.pipeline.project import study_files
+from cnt_pipeline.study.load import load_study
 
 from assets.automation import sensor
 from assets.binding import StudyAssets, broken_study, identifier
 from assets.resources import resources
-from cnt_pipeline.errors import CntError, StudyError
-from cnt_pipeline.pipeline.project import study_files
-from cnt_pipeline.study.load import load_study
 
 log = logging.getLogger("dagster")
 

@@ -6,16 +6,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
-
-from assets.binding import StudyAssets
-from assets.resources import resources
 from cnt_pipeline.errors import StoreError
 from cnt_pipeline.pipeline.chain import Watcher
 from cnt_pipeline.pipeline.project import project_folder
+from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.study.schema import Study
+from dagster._core.instance.ref import InstanceRef
+
+from assets.binding import StudyAssets, identifier
+from assets.resources import resources
 
 SETTINGS = "dagster.yaml"
 _MINIMAL = "telemetry:\n  enabled: false\n"
@@ -25,26 +27,60 @@ _NO_CAPTURE = {"compute_logs": {"module": "dagster._core.storage.noop_compute_lo
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def materialize_study(study: Study, store: str, home: Path, watcher: Watcher) -> bool:
-    """Take every step of `study`, recording the run in the Dagster history at `home`; whether all succeeded.
+def materialize_study(study: Study, store: str, home: Path, watcher: Watcher) -> None:
+    """Take every step of `study`, recording the run in the Dagster history at `home`.
 
-    A step's own error is told to `watcher.failed`; in the history it is the step's failure, with its sentence.
+    In the history a failed step holds the sentence of the error that is raised here.
 
     Raises:
-        StoreError: `home` cannot be written.
+        CntError: what a step found at fault, or `home` cannot be written.
+        KeyboardInterrupt: as it came.
     """
-    assets = StudyAssets(study, watcher, pooled=False)
+    ending = _Ending(watcher)
+    bound = StudyAssets(study, ending, pooled=False)
+    name = identifier(study.study)
+    job = dg.Definitions(
+        bound.definitions,
+        jobs=[dg.define_asset_job(name, selection=dg.AssetSelection.all())],
+        resources=resources(store),
+        executor=dg.in_process_executor,
+    ).resolve_job_def(name)
     with _instance(home) as instance:
         _bury_killed_runs(instance)
-        result = dg.materialize(
-            assets.definitions,
+        result = job.execute_in_process(
             instance=instance,
-            resources=resources(store),
             run_config=_QUIET,
             raise_on_error=False,
             tags={"cnt/study": study.study, _HOST: socket.gethostname(), _PID: str(os.getpid())},
         )
-    return result.success
+    if not result.success:
+        _raise_what_ended(result, ending.error)
+
+
+class _Ending:
+    """A watcher that passes everything on and keeps the error that ended the run: Dagster keeps only its text."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.error: BaseException | None = None
+        self.started, self.progress, self.finished = watcher.started, watcher.progress, watcher.finished
+        self._failed = watcher.failed
+
+    def failed(self, step: Step, error: BaseException) -> None:
+        self.error = error
+        self._failed(step, error)
+
+
+def _raise_what_ended(result: dg.ExecuteInProcessResult, error: BaseException | None) -> NoReturn:
+    """The step's own error; where Dagster itself was interrupted or failed between steps, that."""
+    if isinstance(error, dg.DagsterExecutionInterruptedError):
+        raise KeyboardInterrupt
+    if error is not None:
+        raise error
+    events = [event for event in result.all_events if event.is_step_failure or event.is_failure]
+    texts = [str(getattr(event.event_specific_data, "error", None) or event.message) for event in events]
+    if any("Interrupt" in text for text in texts):
+        raise KeyboardInterrupt
+    raise RuntimeError("Dagster failed between steps:\n" + "\n".join(texts))
 
 
 def prepare_home(home: Path) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from cnt_pipeline.pipeline.run import Taken
+from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.store import Artifact
 
 from assets import pictures
-from cnt_pipeline.pipeline.run import Taken
-from cnt_pipeline.pipeline.steps import Step
-from cnt_pipeline.store import Artifact
 
 STAGES = {
     "models": ("safetensors", "What the model is: architecture, size and the digest of every file."),

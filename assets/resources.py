@@ -3,11 +3,10 @@
 from typing import Literal
 
 import dagster as dg
-from pydantic import Field
-
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.schema import Study
+from pydantic import Field
 
 
 class ArtifactStore(dg.ConfigurableResource):  # type: ignore[misc]

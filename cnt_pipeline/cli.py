@@ -44,6 +44,24 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 @app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write, or the folder to write study.yaml into.")] = Path("study.yaml"),
+) -> None:
+    """Write a commented study to edit; as it is, it runs on the packaged pair of models."""
+    from cnt_pipeline.commands.init import write_study
+
+    write_study(path)
+
+
+@app.command()
+def check(study: StudyFile) -> None:
+    """Check everything that can be known before computing: models, prompts, method, needs."""
+    from cnt_pipeline.commands.check import check_study
+
+    check_study(study)
+
+
+@app.command()
 def plan(study: StudyFile, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Say what a run would build, and why."""
     from cnt_pipeline.commands.plan import show_plan
@@ -53,7 +71,7 @@ def plan(study: StudyFile, store: StoreOption = None, as_json: JsonOption = Fals
 
 @app.command()
 def run(study: StudyFile, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Run a study: build what is not in the store yet, then print and report what was found."""
+    """Run a study: build what is not stored yet, then say what was found."""
     from cnt_pipeline.commands.run import run_study
 
     raise typer.Exit(run_study(study, store, as_json))
@@ -61,10 +79,90 @@ def run(study: StudyFile, store: StoreOption = None, as_json: JsonOption = False
 
 @app.command()
 def status(study: StudyFile, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Say what the store holds of a study: every step cached, to build or broken, and why."""
+    """Say of every step whether it is cached, to build or broken, and why."""
     from cnt_pipeline.commands.plan import show_status
 
     show_status(study, store, as_json)
+
+
+@app.command()
+def query(
+    sql: Annotated[str | None, typer.Argument(metavar="SQL", help="One SELECT; without it the views are listed.")] = None,
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All rows as a JSON list.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV.")] = False,
+) -> None:
+    """Ask the store with SQL: a view per kind of artifact, over all studies."""
+    from cnt_pipeline.commands.query import run_query
+
+    if as_json and as_csv:
+        raise typer.BadParameter("give --json or --csv, not both")
+    run_query(sql, store, "json" if as_json else "csv" if as_csv else "table")
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    store: StoreOption = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Print the path of a study's HTML report."""
+    from cnt_pipeline.commands.report import show_report
+
+    show_report(study, store, open_it)
+
+
+@app.command()
+def revert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a transplant.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the target to.")],
+    patch: Annotated[Path | None, typer.Option(help="Inverse patch, where it does not lie with the checkpoint.")] = None,
+) -> None:
+    """Restore the target of a transplant, bit for bit."""
+    from cnt_pipeline.commands.report import revert_checkpoint
+
+    revert_checkpoint(checkpoint, out, patch)
+
+
+@app.command()
+def gc(
+    studies: Annotated[list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Keep what these studies plan too.")] = None,
+    store: StoreOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+) -> None:
+    """Remove from the store what no study reaches."""
+    from cnt_pipeline.commands.gc import collect
+
+    collect(studies or [], store, dry_run)
+
+
+@app.command()
+def ui(
+    studies: Annotated[list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Default: the project's studies/.")] = None,
+    store: StoreOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port to listen on.")] = 3000,
+) -> None:
+    """Browse and run the studies in Dagster's web interface."""
+    from cnt_pipeline.commands.ui import serve
+
+    raise typer.Exit(serve(studies or [], store, host, port))
+
+
+@app.command()
+def schema(name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, status or study.")]) -> None:
+    """Print the JSON Schema of a document."""
+    from cnt_pipeline.commands.reference import print_schema
+
+    print_schema(name)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods that a study can name."""
+    from cnt_pipeline.commands.reference import print_methods
+
+    print_methods()
 
 
 def _say(sentence: str) -> None:

@@ -4,21 +4,28 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from cnt_pipeline.commands.console import STYLES, seconds_text
 from cnt_pipeline.pipeline.run import Taken
-from cnt_pipeline.pipeline.steps import Step
+from cnt_pipeline.pipeline.step import Step
 
 
 class RunDisplay:
-    """A `cnt_pipeline.pipeline.chain.Watcher` that remembers what was taken and the error that ended the run."""
+    """A `cnt_pipeline.pipeline.chain.Watcher` that remembers what was taken."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self.taken: list[Taken] = []
-        self.error: BaseException | None = None
         self._console = console
         self._steps = steps
         self._bars: Progress | None = None
@@ -73,7 +80,6 @@ class RunDisplay:
             self._bars.advance(self._whole)
 
     def failed(self, step: Step, error: BaseException) -> None:
-        self.error = error
         self._close_part()
 
     def _close_part(self) -> None:

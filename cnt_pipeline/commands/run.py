@@ -8,7 +8,6 @@ from typing import Any
 from cnt_pipeline.commands.console import STYLES, err, out, print_document, seconds_text, table
 from cnt_pipeline.commands.plan import plan_document, print_plan
 from cnt_pipeline.commands.progress import RunDisplay
-from cnt_pipeline.errors import CntError
 from cnt_pipeline.pipeline import outcome
 from cnt_pipeline.pipeline.documents import MetricRow, RunDocument, TakenStep
 from cnt_pipeline.pipeline.plan import plan
@@ -45,12 +44,10 @@ def run_study(path: Path, store: str | None, as_json: bool) -> int:
     with RunDisplay(err(), len(planned)) as display:
         from assets.in_process import materialize_study
 
-        succeeded = materialize_study(study, opened.url, dagster_home(), display)
-    if display.error is not None:
-        raise display.error
-    if not succeeded:
-        raise CntError("Dagster could not finish the run although every step did; `cnt ui` shows its events under Runs")
-    document, verdict = _document(study.study, display.taken, time.perf_counter() - began)
+        materialize_study(study, opened.url, dagster_home(), display)
+    order = [each.step.key for each in planned]
+    taken = sorted(display.taken, key=lambda each: order.index(each.step.key))
+    document, verdict = _document(study.study, taken, time.perf_counter() - began)
     if as_json:
         print_document(document)
     else:

@@ -54,8 +54,10 @@ ARTIFACTS = ("artifacts", "every step of every study: stage, fingerprint, digest
 
 
 def used(sql: str) -> list[View]:
-    """Views whose names occur in `sql`; only their files are fetched from a remote store."""
+    """Views whose names occur in `sql`, all for SHOW; only their files are fetched from a remote store."""
     words = {word.lower() for word in re.findall(r"\w+", sql)}
+    if "show" in words:
+        return list(VIEWS)
     return [view for view in VIEWS if view.name in words]
 
 

@@ -111,9 +111,7 @@ def _read_shards(folder: Path) -> CheckpointIndex:
     files = tuple(sorted(set(weight_map.values())))
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
-        raise InputError(
-            f"{path} names {len(absent)} absent shard(s), first {absent[0]}: finish the download"
-        )
+        raise InputError(f"{path} names {len(absent)} absent shard(s), first {absent[0]}: finish the download")
     tensors: dict[str, TensorInfo] = {}
     for file in files:
         for name, info in _read_header(folder, file).items():
@@ -214,9 +212,7 @@ def read_into(stream: BinaryIO, offset: int, buffer: bytearray | memoryview) -> 
         except OSError as error:
             raise InputError(f"{stream.name} cannot be read ({error.strerror}): check its disk") from None
         if not count:
-            raise InputError(
-                f"{stream.name} was cut while it was read: let its writer finish, then run again"
-            )
+            raise InputError(f"{stream.name} was cut while it was read: let its writer finish, then run again")
         view, offset = view[count:], offset + count
 
 
@@ -225,7 +221,5 @@ def _as_tensor(data: bytearray, info: TensorInfo, shape: tuple[int, ...]) -> tor
 
     dtype = getattr(torch, TORCH_NAMES.get(info.dtype, ""), None)
     if dtype is None:
-        raise InputError(
-            f"{info.name} is stored as {info.dtype}, unknown to torch: save the model as bfloat16"
-        )
+        raise InputError(f"{info.name} is stored as {info.dtype}, unknown to torch: save the model as bfloat16")
     return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)

@@ -7,7 +7,8 @@ from cnt_pipeline.pipeline.context import ModelPool
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT
 from cnt_pipeline.pipeline.plan import request_for
 from cnt_pipeline.pipeline.run import Taken, take
-from cnt_pipeline.pipeline.steps import Step, steps_of
+from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.schema import Study
 

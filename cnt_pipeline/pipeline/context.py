@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cnt_pipeline.models.architecture import Architecture, read_architecture
 from cnt_pipeline.models.load import load_model, load_tokenizer, resolve_model
 from cnt_pipeline.models.tensors import CheckpointIndex, read_index
-from cnt_pipeline.pipeline.steps import Step
+from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.store import JSON, Artifact
 from cnt_pipeline.study.schema import Study

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnt_pipeline.models.load import model_files, resolve_model
-from cnt_pipeline.pipeline.steps import Step, steps_of
+from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.sources import source_digest
 from cnt_pipeline.store import Artifact, BuildRequest, Store
 from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
 from cnt_pipeline.study.schema import KINDS, SPLITS, ModelSource, Prompts, Study
+
+_NAMED = 2
+"""Steps that a reason to wait names."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ def plan(study: Study, store: Store) -> list[Planned]:
     for step in steps_of(study):
         waiting = sorted({source.step for source in step.inputs.values()} - ready.keys())
         if waiting:
-            planned.append(Planned(step, "to build", f"waits for {', '.join(waiting)}"))
+            more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
+            planned.append(Planned(step, "to build", f"waits for {', '.join(waiting[:_NAMED])}{more}"))
             continue
         found = _look_up(study, step, store, ready)
         if found.artifact is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cnt_pipeline.pipeline.context import Build, Context, ModelPool
 from cnt_pipeline.pipeline.plan import request_for
-from cnt_pipeline.pipeline.steps import Step
+from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.store import JSON, Artifact, Built, Store
 from cnt_pipeline.study.schema import Study

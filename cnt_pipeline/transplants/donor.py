@@ -48,6 +48,5 @@ class DonorNeurons(ExitStack):
             return transplanted(old, given, edit.info.dtype, info.dtype, amplitudes)
         except OverflowError as error:
             raise InputError(
-                f"the planned amplitude takes a weight of {info.name} {error}: lower eta or "
-                "save the target as bfloat16"
+                f"the planned amplitude takes a weight of {info.name} {error}: lower eta or save the target as bfloat16"
             ) from None

@@ -110,9 +110,7 @@ class PatchWriter:
             list(old),
             list(digests),
         )
-        table = pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, PATCH_SCHEMA, strict=True)], PATCH_SCHEMA
-        )
+        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, PATCH_SCHEMA, strict=True)], PATCH_SCHEMA)
         with writing(self.path):
             self._writer.write_table(table)
 
@@ -193,9 +191,7 @@ class InversePatch:
         except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, AttributeError) as error:
             raise self._broken(str(error)) from None
         if version != PATCH_VERSION:
-            raise InputError(
-                f"{path} is an inverse patch of format {version}: use the cnt release that wrote it"
-            )
+            raise InputError(f"{path} is an inverse patch of format {version}: use the cnt release that wrote it")
         for name, record in self.files.items():
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or type(record.size) is not int:
@@ -232,27 +228,15 @@ class InversePatch:
 
     def _broken(self, reason: str) -> InputError:
         first = reason.splitlines()[0] if reason else "empty"
-        return InputError(
-            f"{self.path} is no intact inverse patch ({first}): restore it from where it was written"
-        )
+        return InputError(f"{self.path} is no intact inverse patch ({first}): restore it from where it was written")
 
 
 def _fits(block: Block, size: int) -> bool:
     """Whether a block as read lies inside its tensor and holds `size` bytes of values."""
     info, where = block.info, block.positions
-    if (
-        info.dtype not in BIT_TYPES
-        or block.axis not in range(len(info.shape))
-        or not len(where)
-        or not info.size
-    ):
+    if info.dtype not in BIT_TYPES or block.axis not in range(len(info.shape)) or not len(where) or not info.size:
         return False
     inside = where[0] >= 0 and where[-1] < info.shape[block.axis] and bool((np.diff(where) > 0).all())
     rows_inside = block.first >= 0 and block.rows > 0 and block.first + block.rows <= info.shape[0]
     rows_match = block.axis == 1 or (where[0] == block.first and where[-1] - where[0] + 1 == block.rows)
-    return (
-        inside
-        and rows_inside
-        and bool(rows_match)
-        and size == block.shape[0] * block.shape[1] * info.itemsize
-    )
+    return inside and rows_inside and bool(rows_match) and size == block.shape[0] * block.shape[1] * info.itemsize

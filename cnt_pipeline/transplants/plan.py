@@ -65,24 +65,18 @@ class TransplantPlan:
     def __post_init__(self) -> None:
         absent = [name for name in PLAN_SCHEMA.names if name not in self.table.column_names]
         if absent:
-            raise InputError(
-                f"the transplant plan lacks the column {absent[0]}: make it again with `cnt run`"
-            )
+            raise InputError(f"the transplant plan lacks the column {absent[0]}: make it again with `cnt run`")
         table = self.table.select(PLAN_SCHEMA.names)
         try:
             object.__setattr__(self, "table", table.cast(PLAN_SCHEMA).combine_chunks())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(
-                f"the transplant plan is malformed ({reason}): make it again with `cnt run`"
-            ) from None
+            raise InputError(f"the transplant plan is malformed ({reason}): make it again with `cnt run`") from None
         amplitudes = self._numbers("amplitude")
         if not np.isfinite(amplitudes).all():
             raise InputError("the transplant plan holds an amplitude that is not finite: set eta to a number")
         if len(self) and not np.isin(self._numbers("axis"), (0, 1)).all():
-            raise InputError(
-                "the transplant plan names an axis other than 0 and 1: make it again with `cnt run`"
-            )
+            raise InputError("the transplant plan names an axis other than 0 and 1: make it again with `cnt run`")
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -105,9 +99,7 @@ class TransplantPlan:
         try:
             pq.write_table(self.table, path, compression="zstd")
         except OSError as error:
-            raise StoreError(
-                f"{path} cannot be written ({error}): free space or mend its permissions"
-            ) from None
+            raise StoreError(f"{path} cannot be written ({error}): free space or mend its permissions") from None
 
     def edits(self, target: CheckpointIndex, donor: CheckpointIndex) -> dict[str, tuple[TensorEdit, ...]]:
         """The planned tensors and biases by weights file of the target, in the order of their bytes.
@@ -152,9 +144,7 @@ class TransplantPlan:
                     continue
                 name, axis = encoded.dictionary[int(codes[part[0]])].as_py(), int(along[part[0]])
                 if (name, axis) in groups:
-                    raise InputError(
-                        f"the transplant plan names {name} both as a tensor and as a bias: name it once"
-                    )
+                    raise InputError(f"the transplant plan names {name} both as a tensor and as a bias: name it once")
                 groups[name, axis] = positions[part], amplitudes[part]
         return groups
 
@@ -165,9 +155,7 @@ def read_plan(path: Path) -> TransplantPlan:
         return TransplantPlan(pq.read_table(path))
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} is no readable transplant plan ({reason}): make it again with `cnt run`"
-        ) from None
+        raise InputError(f"{path} is no readable transplant plan ({reason}): make it again with `cnt run`") from None
 
 
 def _edit(
@@ -191,9 +179,7 @@ def _edit(
                 "or float32 first"
             )
     if len(info.shape) <= axis or (axis == 1 and len(info.shape) != 2) or not info.size:
-        raise InputError(
-            f"{name} has the shape {list(info.shape)}: the plan cannot take neurons on its axis {axis}"
-        )
+        raise InputError(f"{name} has the shape {list(info.shape)}: the plan cannot take neurons on its axis {axis}")
     if positions[0] < 0 or positions[-1] >= info.shape[axis]:
         wrong = positions[0] if positions[0] < 0 else positions[-1]
         raise InputError(
@@ -202,7 +188,5 @@ def _edit(
         )
     twice = positions[1:][np.diff(positions) == 0]
     if len(twice):
-        raise InputError(
-            f"the transplant plan names position {twice[0]} of {name} twice: name every neuron once"
-        )
+        raise InputError(f"the transplant plan names position {twice[0]} of {name} twice: name every neuron once")
     return TensorEdit(info, given, axis, positions, amplitudes)

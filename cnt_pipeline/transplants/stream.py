@@ -63,14 +63,8 @@ def stream_file(
     """
     with open_weights(source) as stream, writing(out), out.open("xb", buffering=0) as sink:
         size = os.fstat(stream.fileno()).st_size
-        with (
-            _HashedPass(stream, sink, hash_read)
-            if hash_read or hash_written
-            else _KernelPass(stream, sink) as step
-        ):
-            for block in blocks:
-                assert replace is not None
-                step.replace(block, replace)
+        with _HashedPass(stream, sink, hash_read) if hash_read or hash_written else _KernelPass(stream, sink) as step:
+            step.replace(blocks, replace)
             step.copy_to(size)
             return FileDigests(size, step.read_digest, step.written_digest)
 
@@ -89,7 +83,8 @@ class _KernelPass(ExitStack):
         self.source, self.sink, self.at = source, sink, 0
         self.size = os.fstat(source.fileno()).st_size
         self.in_kernel = hasattr(os, "copy_file_range")
-        self.buffer = bytearray(BUFFER)
+        self._maker = self.enter_context(ThreadPoolExecutor(1))
+        self._buffers = cycle([bytearray(BUFFER), bytearray(BUFFER)])
 
     def copy_to(self, end: int) -> None:
         """Copy on until at least the offset `end`."""
@@ -97,7 +92,7 @@ class _KernelPass(ExitStack):
         while self.at < end:
             if self.at % PAGE or not self.in_kernel:
                 border = PAGE - self.at % PAGE if self.in_kernel else BUFFER
-                piece = sized(self.buffer, min(BUFFER, border, end - self.at))
+                piece = memoryview(bytearray(min(BUFFER, border, end - self.at)))
                 read_into(self.source, self.at, piece)
                 write_at(self.sink, self.at, piece)
                 self.at += len(piece)
@@ -114,24 +109,42 @@ class _KernelPass(ExitStack):
                 raise InputError(f"{self.source.name} was cut while it was read: let its writer finish first")
             self.at += count
 
-    def replace(self, block: Block, replace: Replace) -> None:
-        """Copy up to `block` and write its new values."""
+    def replace(self, blocks: Iterable[Block], replace: Replace | None) -> None:
+        """Write the new values of `blocks`; those of the next block are made while this one's place is copied."""
+        before: tuple[Block, Future[memoryview]] | None = None
+        for block in blocks:
+            assert replace is not None
+            after = block, self._maker.submit(self._make, block, replace, next(self._buffers))
+            if before:
+                self._place(before[0], before[1].result())
+            before = after
+        if before:
+            self._place(before[0], before[1].result())
+
+    def _make(self, block: Block, replace: Replace, buffer: bytearray) -> memoryview:
+        """The new bytes of `block`: of its planned rows, or of all its rows with the planned columns in them."""
+        kind = BIT_TYPES[block.info.dtype]
         if block.axis == 0:
-            self.copy_to(block.end)
-            old = np.empty(block.shape, BIT_TYPES[block.info.dtype])
+            old = np.empty(block.shape, kind)
             read_row_values(self.source, block.info, block.positions, old)
-            new = np.ascontiguousarray(replace(block, old))
-            for start, stop in runs(block.positions):
-                offset = block.begin + int(block.positions[start] - block.first) * block.row_bytes
-                write_at(self.sink, offset, new[start:stop].data.cast("B"))
-        else:
+            return np.ascontiguousarray(replace(block, old)).data.cast("B")
+        piece = sized(buffer, block.rows * block.row_bytes)
+        read_into(self.source, block.begin, piece)
+        values = np.frombuffer(piece, kind).reshape(block.rows, block.width)
+        values[:, block.positions] = replace(block, values.take(block.positions, axis=1))
+        return piece
+
+    def _place(self, block: Block, new: memoryview) -> None:
+        if block.axis == 1:
             self.copy_to(block.begin)
-            piece = sized(self.buffer, block.rows * block.row_bytes)
-            read_into(self.source, block.begin, piece)
-            values = np.frombuffer(piece, BIT_TYPES[block.info.dtype]).reshape(block.rows, block.width)
-            values[:, block.positions] = replace(block, values.take(block.positions, axis=1))
-            write_at(self.sink, block.begin, piece)
+            write_at(self.sink, block.begin, new)
             self.at = max(self.at, block.end)
+            return
+        self.copy_to(block.end)
+        width = block.row_bytes
+        for start, stop in runs(block.positions):
+            offset = block.begin + int(block.positions[start] - block.first) * width
+            write_at(self.sink, offset, new[start * width : stop * width])
 
 
 class _HashedPass(ExitStack):
@@ -162,8 +175,13 @@ class _HashedPass(ExitStack):
             piece = self._next(min(BUFFER, end - self.at))
             self._pass_on(piece, piece)
 
-    def replace(self, block: Block, replace: Replace) -> None:
-        """Copy up to `block`, then pass its rows on with the new values in them."""
+    def replace(self, blocks: Iterable[Block], replace: Replace | None) -> None:
+        """Pass the rows of `blocks` on with the new values in them."""
+        for block in blocks:
+            assert replace is not None
+            self._replace(block, replace)
+
+    def _replace(self, block: Block, replace: Replace) -> None:
         self.copy_to(block.begin)
         kind = BIT_TYPES[block.info.dtype]
         if block.axis == 1:

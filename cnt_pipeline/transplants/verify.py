@@ -160,9 +160,7 @@ class _Comparison:
             old: Bits = pieces[0].view(BIT_TYPES[info.dtype]).reshape(block.rows, block.width)
             made: Bits = pieces[1].view(BIT_TYPES[info.dtype]).reshape(block.rows, block.width)
             expected = old.copy()
-            expected[:, block.positions] = neurons.transplanted(
-                edit, block, old.take(block.positions, axis=1)
-            )
+            expected[:, block.positions] = neurons.transplanted(edit, block, old.take(block.positions, axis=1))
             differs = made != expected
             if differs.any():
                 row, column = (int(n) for n in np.argwhere(differs)[0])

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from cnt_pipeline.pipeline.steps import Step, steps_of
+from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.study.schema import Study
 
 SOURCE = {"file": "a.jsonl"}

@@ -13,7 +13,7 @@ from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION, judge_of, space_of
 from cnt_pipeline.pipeline.context import Context
-from cnt_pipeline.pipeline.steps import SUBJECTS
+from cnt_pipeline.pipeline.step import SUBJECTS
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS

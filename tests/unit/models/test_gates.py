@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.unit.models.conftest import CONFIGS, build
 from safetensors.torch import load_file, save_file
 
 from cnt_pipeline.activation_caches.probes.effect import EffectProbe, Objective, batch_gradients, nodes, path_change
@@ -21,6 +20,7 @@ from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.transplants.apply import write_transplant
 from cnt_pipeline.transplants.plan import TransplantPlan
+from tests.unit.models.conftest import CONFIGS, build
 
 torch.set_num_threads(1)
 INPUT = torch.tensor([[5, 9, 17, 33, 41, 8], [3, 60, 22, 7, 19, 50]])

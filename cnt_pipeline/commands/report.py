@@ -1,0 +1,64 @@
+"""`cnt report` and `cnt revert`: look at what a study left behind, and undo its transplant."""
+
+import webbrowser
+from pathlib import Path
+
+from cnt_pipeline.commands.console import err, out, size_text
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.pipeline.outcome import REPORT, report_of
+from cnt_pipeline.pipeline.plan import plan
+from cnt_pipeline.pipeline.project import store_url
+from cnt_pipeline.store import Artifact, Store
+from cnt_pipeline.study.load import load_study
+
+
+def show_report(path: Path, store: str | None, open_it: bool) -> None:
+    """Print the path of the study's report.
+
+    Raises:
+        InputError: the report is not built, or not of the study as it is now.
+    """
+    study, opened = load_study(path), Store(store_url(store))
+    planned = {each.step.key: each for each in plan(study, opened)}
+    artifact = planned[REPORT].artifact
+    if artifact is None:
+        missing = sum(each.state != "cached" for each in planned.values())
+        raise InputError(
+            f"the report of {study.study} is not built for the study as it is now ({missing} of {len(planned)} steps are "
+            f"to build): run `cnt run {path}`{_older(opened, study.study)}"
+        )
+    page = report_of({REPORT: artifact})
+    out().print(page, markup=False, soft_wrap=True)
+    if open_it and not webbrowser.open(Path(page).as_uri()):
+        err().print("no browser could be started; open the path above in one")
+
+
+def _older(store: Store, study: str) -> str:
+    """Where the report of an earlier state of the study is."""
+    head = store.head(study, REPORT)
+    older: Artifact | None = store.get(head.stage, head.fingerprint) if head else None
+    return f" (the report of its earlier state is {report_of({REPORT: older})})" if older else ""
+
+
+def revert_checkpoint(checkpoint: Path, destination: Path, patch: Path | None) -> None:
+    """Restore the target of a transplant from its checkpoint and inverse patch.
+
+    Raises:
+        CntError: no patch, or one of another checkpoint; `destination` holds something or cannot be written.
+    """
+    from cnt_pipeline.transplants.patch import PATCH_NAME, revert
+
+    if not checkpoint.is_dir():
+        raise InputError(f"{checkpoint} is no folder: give the checkpoint that `cnt run` names at its end")
+    model = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+    places = (model / PATCH_NAME, model.parent / PATCH_NAME)
+    found = patch or next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise InputError(f"no inverse patch lies in or beside {model}: name it with --patch")
+    restored = revert(model, found, destination)
+    out().print(
+        f"{restored.folder} holds the target again, bit for bit: {len(restored.files)} files with the recorded digests, "
+        f"{size_text(restored.bytes_restored)} put back",
+        markup=False,
+        soft_wrap=True,
+    )
