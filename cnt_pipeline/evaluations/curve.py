@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from cnt_pipeline.evaluations.schema import CURVE, CURVE_SCHEMA
-from cnt_pipeline.measures.intervals import mean_interval
+from cnt_pipeline.measures.intervals import bootstrap_mean, mean_interval
+from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.store.parquet import write_parquet
@@ -47,7 +48,7 @@ def write_curve(
 def _point(judge: Judge, space: Space, series: str, neurons: Indices, eta: float, seed: int) -> dict[str, Any]:
     gates = space.gates(neurons, eta, device_of(judge.swap.model))
     outcome, values = judge.outcome_and_scores(gates)
-    estimate = mean_interval(values, seed)
+    estimate = (mean_interval if METRICS[judge.metric].share else bootstrap_mean)(values, seed)
     baselines = judge.baselines
     bounds = sorted(
         baselines.sign * (bound - baselines.target.function) / baselines.distance for bound in (estimate.low, estimate.high)

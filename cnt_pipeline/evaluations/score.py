@@ -61,7 +61,8 @@ def _values(
 def _row(
     subject: str, metric: Metric, judged: Values, asked: int, target: Values, donor: Values, seed: int
 ) -> dict[str, Any]:
-    value, low, high, n = mean_interval(list(judged.values()), seed)
+    interval = mean_interval if metric.share else bootstrap_mean
+    value, low, high, n = interval(list(judged.values()), seed)
     if metric.exponential:
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
     row: dict[str, Any] = {

@@ -10,13 +10,17 @@ from cnt_pipeline.study.schema import KINDS, Function, Kind
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of the report: `scorer` averaged over the prompts of `kinds`; `exponential` turns mean NLL into perplexity."""
+    """A figure of the report: `scorer` averaged over the prompts of `kinds`.
+
+    `share` says that samples are right or wrong, so that the mean is a share; `exponential` turns mean NLL into perplexity.
+    """
 
     name: str
     scorer: str
     kinds: tuple[Kind, ...]
     better: Literal["higher", "lower", "depends"]
     meaning: str
+    share: bool = True
     exponential: bool = False
 
 
@@ -31,14 +35,14 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "pronoun_gap", "pronoun_gap", ("function",), "lower",
-            "mean |p(first) - p(second)| over the choices of each prompt",
+            "mean |p(first) - p(second)| over the choices of each prompt", share=False,
         ),
         Metric("coherence", "coherence", KINDS, "higher", "share of answers with words that do not go round in circles"),
         Metric("utility", "utility", ("utility",), "higher", "share of general prompts answered as before or as the reference"),
         Metric("exact_match", "exact_match", ("utility",), "higher", "share of answers equal to a reference"),
         Metric("multiple_choice", "multiple_choice", ("utility",), "higher", "share of likeliest choices that are right"),
-        Metric("perplexity", "answer_nll", ("utility",), "lower", "exp of the mean NLL per reference token", exponential=True),
-        Metric("target_kl", "target_kl", ("utility",), "lower", "KL(target || model) per token of the target's answer, nats"),
+        Metric("perplexity", "answer_nll", ("utility",), "lower", "exp of the mean NLL per reference token", share=False, exponential=True),
+        Metric("target_kl", "target_kl", ("utility",), "lower", "KL(target || model) per token of the target's answer, nats", share=False),
     )
 }  # fmt: skip
 
