@@ -38,22 +38,23 @@ def serve(studies: Sequence[Path], store: str | None, host: str, port: int) -> i
         "CNT_STORE": url if "://" in url else str(Path(url).absolute()),
         "CNT_STUDIES": os.pathsep.join(map(str, files)),
     }
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "assets.definitions", "-h", host, "-p", str(port)]
+    command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-m", "assets.definitions", "-h", host, "-p", str(port)]
     err().print(f"http://{host}:{port}  studies: {', '.join(path.stem for path in files)}  history: {home}", markup=False)
     err().print("Ctrl+C stops it; runs in progress are stopped too, finished steps are kept.")
     server = subprocess.Popen([*command, "--log-level", "warning"], env=environment, start_new_session=True)
-    signal.signal(signal.SIGTERM, lambda *_: _stop(server))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         return server.wait()
     except KeyboardInterrupt:
         _stop(server)
-        return server.wait()
+        return 0
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
     """The server's children are in its group: all of them end."""
     if server.poll() is None:
-        os.killpg(server.pid, signal.SIGINT)
+        os.killpg(server.pid, signal.SIGTERM)
         try:
             server.wait(15)
         except subprocess.TimeoutExpired:

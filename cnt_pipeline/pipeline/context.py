@@ -1,5 +1,6 @@
 """What a builder gets: the study, its inputs by name, and models that stay loaded from one step to the next."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,8 @@ class ModelPool:
     def _start_torch(self) -> None:
         if self._started:
             return
+        # Threads that sleep while they wait cost a third on an idle machine and save a factor of five on a busy one.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         if self.study.run.threads is not None:
