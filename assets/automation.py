@@ -1,4 +1,4 @@
-"""Keeping studies fresh by themselves: a condition on every asset, and the sensor that acts on it, shipped switched off."""
+"""Studies that keep themselves fresh: a condition on every asset, and the sensor that acts on it, shipped off."""
 
 import dagster as dg
 
@@ -6,8 +6,7 @@ CONDITION = (
     (
         dg.AutomationCondition.code_version_changed()
         | dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    )
-    .since(dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated())
+    ).since(dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated())
     & ~dg.AutomationCondition.any_deps_missing()
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()

@@ -35,8 +35,9 @@ class StudyAssets:
         self._run: tuple[str, Chain] | None = None
 
     def key(self, step: str) -> dg.AssetKey:
-        """Asset of a step: the study, then the step's own name."""
-        return dg.AssetKey([self.study.study, *step.split("/")])
+        """Asset of a step: study, stage, and the rest as one word, since graphs show only the last part of a key."""
+        stage, *rest = step.split("/")
+        return dg.AssetKey([self.study.study, stage, "_".join(rest)])
 
     def chain(self, run_id: str, store: ArtifactStore, settings: StudySettings) -> Chain:
         """The chain of a run: steps of one run in one process share loaded models and artifacts found."""
@@ -47,7 +48,7 @@ class StudyAssets:
     def _asset(self, step: Step, pooled: bool) -> dg.AssetsDefinition:
         spec = dg.AssetSpec(
             key=self.key(step.key),
-            deps=[self.key(name) for name in sorted({source.step for source in step.inputs.values()})],
+            deps=[self.key(name) for name in sorted({*(source.step for source in step.inputs.values()), *step.after})],
             group_name=step.stage,
             kinds=metadata.kinds(step),
             code_version=code_version(step),
@@ -61,7 +62,9 @@ class StudyAssets:
             check_specs=checks.specs(spec.key, step),
             pool=MODEL_POOL if pooled and step.builder.startswith(LOADING_BUILDERS) else None,
         )
-        def take(context: dg.AssetExecutionContext, store: ArtifactStore, settings: StudySettings) -> Iterator[dg.MaterializeResult]:
+        def take(
+            context: dg.AssetExecutionContext, store: ArtifactStore, settings: StudySettings
+        ) -> Iterator[dg.MaterializeResult[None]]:
             try:
                 taken = self.chain(context.run_id, store, settings).take(step.key)
             except CntError as error:

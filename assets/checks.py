@@ -14,7 +14,7 @@ GATES = {
     "utility_kept": "General prompts are answered as well as by the target, within the study's limit.",
     "coherence_kept": "The answers stay coherent: words, and no going round in circles.",
     "control_random_beaten": "Random neurons of the same layers, families and budget do clearly worse.",
-    "control_largest_delta_beaten": "The neurons with the largest weight difference do clearly worse at the same budget.",
+    "control_largest_delta_beaten": "The neurons of the largest weight difference do clearly worse.",
     "nothing_else_changed": "Byte by byte, nothing differs from the target but the planned neurons.",
 }
 

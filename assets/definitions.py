@@ -32,7 +32,9 @@ def definitions() -> dg.Definitions:
             continue
         assets += bound.definitions
         keys = [bound.key(step.key) for step in bound.steps]
-        jobs[name] = dg.define_asset_job(name, selection=keys, description=f"The whole study {study.study} ({path.name}).")
+        jobs[name] = dg.define_asset_job(
+            name, selection=keys, description=f"The whole study {study.study} ({path.name})."
+        )
     return dg.Definitions(
         assets=assets,
         jobs=list(jobs.values()),

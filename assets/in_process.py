@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import dagster as dg
-from cnt_pipeline.errors import StoreError
+from cnt_pipeline.errors import CntError, StoreError
 from cnt_pipeline.pipeline.chain import Watcher
 from cnt_pipeline.pipeline.project import project_folder
 from cnt_pipeline.pipeline.step import Step
@@ -20,10 +20,11 @@ from assets.binding import StudyAssets, identifier
 from assets.resources import resources
 
 SETTINGS = "dagster.yaml"
-_MINIMAL = "telemetry:\n  enabled: false\n"
-_HOST, _PID = "cnt/host", "cnt/pid"
+_STUDY, _HOST, _PID = "cnt/study", ".dagster/cnt_host", ".dagster/cnt_pid"  # `.dagster/`: not shown in the UI
 # The terminal belongs to the progress display: Dagster would redirect standard output and error to files.
-_NO_CAPTURE = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
+_NO_CAPTURE = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -51,22 +52,30 @@ def materialize_study(study: Study, store: str, home: Path, watcher: Watcher) ->
             instance=instance,
             run_config=_QUIET,
             raise_on_error=False,
-            tags={"cnt/study": study.study, _HOST: socket.gethostname(), _PID: str(os.getpid())},
+            tags={_STUDY: study.study, _HOST: socket.gethostname(), _PID: str(os.getpid())},
         )
     if not result.success:
         _raise_what_ended(result, ending.error)
 
 
 class _Ending:
-    """A watcher that passes everything on and keeps the error that ended the run: Dagster keeps only its text."""
+    """A watcher that passes everything on and keeps the error that ends the run: Dagster keeps only its text.
+
+    Dagster would go on with every branch that does not need the failed step; here nothing more is taken.
+    """
 
     def __init__(self, watcher: Watcher) -> None:
         self.error: BaseException | None = None
-        self.started, self.progress, self.finished = watcher.started, watcher.progress, watcher.finished
-        self._failed = watcher.failed
+        self.progress, self.finished = watcher.progress, watcher.finished
+        self._started, self._failed = watcher.started, watcher.failed
+
+    def started(self, step: Step) -> None:
+        if self.error is not None:
+            raise CntError(f"{step.key} was not taken, since an earlier step failed")
+        self._started(step)
 
     def failed(self, step: Step, error: BaseException) -> None:
-        self.error = error
+        self.error = self.error or error
         self._failed(step, error)
 
 
@@ -84,7 +93,7 @@ def _raise_what_ended(result: dg.ExecuteInProcessResult, error: BaseException | 
 
 
 def prepare_home(home: Path) -> None:
-    """Make the folder of Dagster's history, with the project's settings.
+    """Make the folder of Dagster's history, with the project's settings or our own.
 
     Raises:
         StoreError: it cannot be made.
@@ -93,16 +102,13 @@ def prepare_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         if not (home / SETTINGS).exists():
             project = project_folder() / SETTINGS
-            if project.is_file():
-                shutil.copyfile(project, home / SETTINGS)
-            else:
-                (home / SETTINGS).write_text(_MINIMAL, encoding="utf-8")
+            shutil.copyfile(project if project.is_file() else Path(__file__).with_name(SETTINGS), home / SETTINGS)
         if home.name == ".dagster" and not (home / ".gitignore").exists():
             (home / ".gitignore").write_text("*\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(
-            f"Dagster's history cannot be written to {home} ({error.strerror}): make it writable, or name another folder with "
-            "DAGSTER_HOME"
+            f"Dagster's history cannot be written to {home} ({error.strerror}): make it writable, or name another "
+            "folder with DAGSTER_HOME"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What the UI says of an asset: where it lies, how it came about, its columns, rows and best neurons, and a small plot."""
+"""What the UI says of an asset: where it lies, how it came about, its columns and rows, best neurons, a small plot."""
 
 import json
 from collections import Counter

@@ -74,7 +74,8 @@ def heat_map(title: str, places: Mapping[tuple[int, str], int]) -> str:
             x, y = 40 + column * wide, 30 + row * high
             ink = "#fff" if count > most / 2 else "#222"
             cells.append(
-                f'<rect x="{x}" y="{y}" width="{wide - 1}" height="{high - 1}" fill="#0b63b5" fill-opacity="{count / most:.2f}"/>'
+                f'<rect x="{x}" y="{y}" width="{wide - 1}" height="{high - 1}" '
+                f'fill="#0b63b5" fill-opacity="{count / most:.2f}"/>'
                 f'<text x="{x + wide / 2}" y="{y + 15}" text-anchor="middle" fill="{ink}">{count}</text>'
             )
     names = "".join(

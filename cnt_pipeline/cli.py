@@ -38,14 +38,20 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML).")]
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="Folder or URL of the artifact store. Default: $CNT_STORE, else .cnt in the project."),
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Folder or URL of the artifact store. Default: $CNT_STORE, else .cnt in the project.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write, or the folder to write study.yaml into.")] = Path("study.yaml"),
+    path: Annotated[Path, typer.Argument(help="File to write, or the folder to write study.yaml into.")] = Path(
+        "study.yaml"
+    ),
 ) -> None:
     """Write a commented study to edit; as it is, it runs on the packaged pair of models."""
     from cnt_pipeline.commands.init import write_study
@@ -87,7 +93,9 @@ def status(study: StudyFile, store: StoreOption = None, as_json: JsonOption = Fa
 
 @app.command()
 def query(
-    sql: Annotated[str | None, typer.Argument(metavar="SQL", help="One SELECT; without it the views are listed.")] = None,
+    sql: Annotated[
+        str | None, typer.Argument(metavar="SQL", help="One SELECT; without it the views are listed.")
+    ] = None,
     store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="All rows as a JSON list.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV.")] = False,
@@ -116,7 +124,9 @@ def report(
 def revert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a transplant.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the target to.")],
-    patch: Annotated[Path | None, typer.Option(help="Inverse patch, where it does not lie with the checkpoint.")] = None,
+    patch: Annotated[
+        Path | None, typer.Option(help="Inverse patch, where it does not lie with the checkpoint.")
+    ] = None,
 ) -> None:
     """Restore the target of a transplant, bit for bit."""
     from cnt_pipeline.commands.report import revert_checkpoint
@@ -126,7 +136,9 @@ def revert(
 
 @app.command()
 def gc(
-    studies: Annotated[list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Keep what these studies plan too.")] = None,
+    studies: Annotated[
+        list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Keep what these studies plan too.")
+    ] = None,
     store: StoreOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
 ) -> None:
@@ -138,7 +150,9 @@ def gc(
 
 @app.command()
 def ui(
-    studies: Annotated[list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Default: the project's studies/.")] = None,
+    studies: Annotated[
+        list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Default: the project's studies/.")
+    ] = None,
     store: StoreOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port to listen on.")] = 3000,

@@ -1,17 +1,17 @@
-"""`cnt check`: everything that can be known of a study without computing: from headers, prompt files and the method table."""
+"""`cnt check`: what can be known of a study without computing, from headers, prompt files and the method table."""
 
 from pathlib import Path
 
 from cnt_pipeline.commands.console import err, out, size_text, table
-from cnt_pipeline.errors import StudyError
-from cnt_pipeline.models.architecture import Architecture
+from cnt_pipeline.measures.metrics import refuse_unjudged
 from cnt_pipeline.models.compare import compare, estimate, non_neuron_difference
 from cnt_pipeline.models.load import resolve_model
 from cnt_pipeline.models.tensors import read_index
+from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.build import materialize
 from cnt_pipeline.study.load import load_study
-from cnt_pipeline.study.schema import KINDS, SPLITS, Study
+from cnt_pipeline.study.schema import KINDS, SPLITS
 from cnt_pipeline.transplants.methods import resolve
 
 FEW_PROMPTS = 30
@@ -28,9 +28,9 @@ def check_study(path: Path) -> None:
     steps = steps_of(study)
     method = resolve(study.method)
     console = out()
+    refuse_impossible(study)
     target, donor = resolve_model(study.models.target), resolve_model(study.models.donor)
     comparison = compare(target, donor)
-    _refuse_unknown_families(path, study, comparison.architecture)
     others = non_neuron_difference(read_index(target), read_index(donor))
     console.print(f"{study.study}: {path} is well formed, {len(steps)} steps", markup=False)
     console.print(comparison.report(), markup=False)
@@ -43,17 +43,19 @@ def check_study(path: Path) -> None:
         markup=False,
     )
     sets = materialize(study.prompts, study.seed)
+    for split in SPLITS:
+        refuse_unjudged(study.function, {kind: sets[split, kind] for kind in KINDS})
     rows = [(kind, *(str(len(sets[split, kind])) for split in SPLITS)) for kind in KINDS]
     console.print(table(("prompts", *SPLITS), rows, right=SPLITS))
     console.print("no prompt serves two roles")
     counts = {kind: len(sets["score", kind]) for kind in KINDS}
     needs = estimate(target, donor)
-    # Effects are kept per neuron in float32: function prompts once, look-alikes for misfires and damage, general for damage.
+    # An effect is a float32 per neuron: of function prompts, of look-alikes twice (misfires, damage), of general ones.
     caches = 4 * needs.neurons * (counts["function"] + 2 * counts["lookalike"] + counts["utility"])
     console.print(
-        f"{needs.parameters:,} parameters, {needs.neurons:,} neurons with {needs.neuron_parameters:,} of them; needs about "
-        f"{size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at most {size_text(caches)} "
-        f"caches) and {size_text(needs.memory_bytes)} of memory in float32",
+        f"{needs.parameters:,} parameters, {needs.neuron_parameters:,} of them in {needs.neurons:,} neurons; "
+        f"needs about {size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at most "
+        f"{size_text(caches)} caches) and {size_text(needs.memory_bytes)} of memory in float32",
         markup=False,
     )
     small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in sets.items() if len(rows) < FEW_PROMPTS]
@@ -63,12 +65,3 @@ def check_study(path: Path) -> None:
     for warning in warnings:
         err().print(f"[yellow]warning[/]  {warning}")
     console.print("whether the donor leads the target enough is measured by the run itself", style="dim")
-
-
-def _refuse_unknown_families(path: Path, study: Study, architecture: Architecture) -> None:
-    for family in study.method.families or ():
-        if family not in architecture.families:
-            raise StudyError(
-                f"{path}:method.families: the architecture {architecture.name} has no family '{family}'; choose among "
-                f"{', '.join(architecture.families)}"
-            )

@@ -39,7 +39,9 @@ def print_document(document: BaseModel) -> None:
     sys.stdout.write(document.model_dump_json(indent=2) + "\n")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, right: Sequence[str] = ()) -> Table:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, right: Sequence[str] = ()
+) -> Table:
     """A plain table; cells that are a known state are coloured, and cells are never read as markup."""
     from rich.text import Text
 

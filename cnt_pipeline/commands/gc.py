@@ -28,4 +28,6 @@ def collect(studies: Sequence[Path], store: str | None, dry_run: bool) -> None:
         console.print(table(("what", "step", "name", "size"), rows, right=("size",)))
     word = "would be removed" if dry_run else "removed"
     total = size_text(sum(each.size for each in removed))
-    console.print(f"{len(removed)} {'entry' if len(removed) == 1 else 'entries'} {word}, {total}, from {opened.url}", markup=False)
+    console.print(
+        f"{len(removed)} {'entry' if len(removed) == 1 else 'entries'} {word}, {total}, from {opened.url}", markup=False
+    )

@@ -39,7 +39,8 @@ def show_status(path: Path, store: str | None, as_json: bool) -> None:
     console = out()
     console.print(table(("step", "state", "why"), ((s.key, s.state, s.why) for s in document.steps)))
     console.print(
-        f"\n{document.study}: {document.cached} cached, {document.to_build} to build, {document.broken} broken, in {document.store}",
+        f"\n{document.study}: {document.cached} cached, {document.to_build} to build, {document.broken} broken, "
+        f"in {document.store}",
         markup=False,
     )
 

@@ -49,7 +49,9 @@ def _refuse_changes(sql: str) -> None:
     if len(statements) != 1:
         raise InputError(f"give one SQL statement, not {len(statements)}")
     if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-        raise InputError(f"`cnt query` only reads, and this is {statements[0].type.name}: ask with SELECT, SHOW or DESCRIBE")
+        raise InputError(
+            f"`cnt query` only reads, and this is {statements[0].type.name}: ask with SELECT, SHOW or DESCRIBE"
+        )
 
 
 def _sentence(message: str, store: Store) -> str:
@@ -72,8 +74,8 @@ def _print(answer: "duckdb.DuckDBPyConnection", form: Form) -> None:
         while rows := answer.fetchmany(10_000):
             writer.writerows(rows)
     elif form == "json":
-        rows = [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
-        sys.stdout.write(json.dumps(rows, default=str, ensure_ascii=False, indent=1) + "\n")
+        objects = [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
+        sys.stdout.write(json.dumps(objects, default=str, ensure_ascii=False, indent=1) + "\n")
     else:
         rows = answer.fetchmany(SHOWN_ROWS + 1)
         cells = [[_cell(value) for value in row] for row in rows[:SHOWN_ROWS]]
@@ -104,5 +106,3 @@ def _list_views(form: Form) -> None:
             '  cnt query "select layer, family, count(*) from plan group by all order by all"',
             markup=False,
         )
-
-

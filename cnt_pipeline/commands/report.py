@@ -3,7 +3,7 @@
 import webbrowser
 from pathlib import Path
 
-from cnt_pipeline.commands.console import err, out, size_text
+from cnt_pipeline.commands.console import err, out
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.pipeline.outcome import REPORT, report_of
 from cnt_pipeline.pipeline.plan import plan
@@ -24,8 +24,8 @@ def show_report(path: Path, store: str | None, open_it: bool) -> None:
     if artifact is None:
         missing = sum(each.state != "cached" for each in planned.values())
         raise InputError(
-            f"the report of {study.study} is not built for the study as it is now ({missing} of {len(planned)} steps are "
-            f"to build): run `cnt run {path}`{_older(opened, study.study)}"
+            f"the report of {study.study} is not built for the study as it is now ({missing} of {len(planned)} "
+            f"steps are to build): run `cnt run {path}`{_older(opened, study.study)}"
         )
     page = report_of({REPORT: artifact})
     out().print(page, markup=False, soft_wrap=True)
@@ -57,8 +57,7 @@ def revert_checkpoint(checkpoint: Path, destination: Path, patch: Path | None) -
         raise InputError(f"no inverse patch lies in or beside {model}: name it with --patch")
     restored = revert(model, found, destination)
     out().print(
-        f"{restored.folder} holds the target again, bit for bit: {len(restored.files)} files with the recorded digests, "
-        f"{size_text(restored.bytes_restored)} put back",
+        f"{restored.folder} holds the target again, bit for bit: {len(restored.files)} files with its recorded digests",
         markup=False,
         soft_wrap=True,
     )

@@ -91,7 +91,8 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
     console.print(table(("metric", *COLUMNS.values()), cells, title="On the test prompts (95 % interval)"))
     moved = document.transplant
     console.print(
-        f"\n{moved.neurons:,} neurons, {moved.parameters:,} parameters ({moved.share:.2%} of the target), eta {moved.eta:g}\n",
+        f"\n{moved.neurons:,} neurons, {moved.parameters:,} parameters ({moved.share:.2%} of the target), "
+        f"eta {moved.eta:g}\n",
         markup=False,
     )
     for check in document.checks:

@@ -12,6 +12,8 @@ from cnt_pipeline.commands.console import err
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.pipeline.project import dagster_home, project_folder, store_url, study_files
 
+STOP_SECONDS = 15
+
 
 def serve(studies: Sequence[Path], store: str | None, host: str, port: int) -> int:
     """Serve until interrupted.
@@ -38,12 +40,27 @@ def serve(studies: Sequence[Path], store: str | None, host: str, port: int) -> i
         "CNT_STORE": url if "://" in url else str(Path(url).absolute()),
         "CNT_STUDIES": os.pathsep.join(map(str, files)),
     }
-    command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-m", "assets.definitions", "-h", host, "-p", str(port)]
-    err().print(f"http://{host}:{port}  studies: {', '.join(path.stem for path in files)}  history: {home}", markup=False)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "assets.definitions",
+        "-h",
+        host,
+        "-p",
+        str(port),
+    ]
+    err().print(
+        f"http://{host}:{port}  studies: {', '.join(path.stem for path in files)}  history: {home}", markup=False
+    )
     err().print("Ctrl+C stops it; runs in progress are stopped too, finished steps are kept.")
-    server = subprocess.Popen([*command, "--log-level", "warning"], env=environment, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, signal.default_int_handler)  # before the start: a child of `cnt ui &` would ignore SIGINT
+    server = subprocess.Popen([*command, "--log-level", "warning"], env=environment, start_new_session=True)
     try:
         return server.wait()
     except KeyboardInterrupt:
@@ -53,12 +70,11 @@ def serve(studies: Sequence[Path], store: str | None, host: str, port: int) -> i
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
     """The server's children are in its group: all of them end."""
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+    os.killpg(server.pid, signal.SIGINT)
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
 
 
 def _refuse_taken(host: str, port: int) -> None:
@@ -67,4 +83,6 @@ def _refuse_taken(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"port {port} of {host} cannot be used ({error.strerror}): name another with --port") from None
+            raise InputError(
+                f"port {port} of {host} cannot be used ({error.strerror}): name another with --port"
+            ) from None

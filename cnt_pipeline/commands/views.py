@@ -29,18 +29,18 @@ class View:
     select: str = "*"
 
 
-_CHECKS = "STRUCT(name VARCHAR, passed BOOLEAN, value DOUBLE, \"limit\" DOUBLE, sentence VARCHAR)[]"
+_CHECKS = 'STRUCT(name VARCHAR, passed BOOLEAN, value DOUBLE, "limit" DOUBLE, sentence VARCHAR)[]'
 
 VIEWS: tuple[View, ...] = (
-    View("models", "models/[td]*", "model.json", "size and architecture of target and donor", "subject", "* EXCLUDE (files)"),
+    View("models", "models/[td]*", "model.json", "size and architecture of the two models", "subject", "* EXCLUDE (files)"),
     View("prompts", "prompt_sets/*", "*.parquet", "every prompt with its split and kind"),
     View("completions", "completions/*", "*.parquet", "what each subject said; `kind` is the file's", "subject"),
-    View("effects", "activation_caches/*", "statistics.parquet", "statistics of every probe per neuron and role", "objective"),
-    View("effect_rows", "activation_caches/*", "*-[0-9]*.parquet", "raw values per prompt and layer, as lists", "objective"),
+    View("effects", "activation_caches/*", "statistics.parquet", "statistics of every probe by neuron", "objective"),
+    View("effect_rows", "activation_caches/*", "*-[0-9]*.parquet", "raw values by prompt and layer", "objective"),
     View("rankings", "neuron_rankings/*", "ranking.parquet", "every neuron's score and rank", "rule"),
     View("plan", "transplants/selection", "plan.parquet", "the chosen neurons and where their weights lie"),
     View("trials", "transplants/selection", "trials.parquet", "every candidate that the search tried"),
-    View("selection", "transplants/selection", "selection.json", "the chosen setting and its figures on selection prompts"),
+    View("selection", "transplants/selection", "selection.json", "the chosen setting and its figures"),
     View("controls", "transplants/controls", "*.parquet", "neurons of the controls", "control"),
     View("samples", "evaluations/scores", "samples.parquet", "every judged sample of the test prompts"),
     View("metrics", "evaluations/scores", "metrics.parquet", "every metric with its interval"),

@@ -12,6 +12,8 @@ from cnt_pipeline.measures.intervals import bootstrap_mean
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.study.schema import Accept, Function
 
+ROUNDING = 1e-9
+"""How far a difference of shares may miss a limit that it meets on paper."""
 CONTROLS = ("control_random", "control_largest_delta")
 
 
@@ -42,7 +44,7 @@ def write_verdict(scores: Path, verification: Path, function: Function, accept: 
     checks = [
         Check(
             "admissible",
-            distance >= accept.donor_margin,
+            distance >= accept.donor_margin - ROUNDING,
             distance,
             accept.donor_margin,
             f"The donor leads the target by {_points(distance)} in {_words(main)} "
@@ -50,7 +52,7 @@ def write_verdict(scores: Path, verification: Path, function: Function, accept: 
         ),
         Check(
             "effect_reached",
-            recovery >= accept.recovery,
+            recovery >= accept.recovery - ROUNDING,
             recovery,
             accept.recovery,
             f"The transplant covers {_share(recovery)} of the distance from target to donor in {_words(main)} "
@@ -83,7 +85,7 @@ def _kept(name: str, metric: str, harm: float, reference: str, limit: float) -> 
     joint = " than" if harm == 0 else " against"
     return Check(
         name,
-        harm <= limit + 1e-9,
+        harm <= limit + ROUNDING,
         harm,
         limit,
         f"{_words(metric).capitalize()} {direction}{joint} the {reference}'s (at most {_points(limit)}).",

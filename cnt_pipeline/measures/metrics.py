@@ -1,10 +1,12 @@
 """Metrics: a scorer averaged over one kind of prompt, and which of them measure a function and its misfires."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cnt_pipeline.errors import StudyError
+from cnt_pipeline.errors import InputError, StudyError
 from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.study.schema import KINDS, Function, Kind
 
 
@@ -50,17 +52,44 @@ MISFIRES = {"refusal": "over_refusal", "pronoun_gap": "lookalike_error"}
 """For each function metric, the metric of its misfires on look-alikes; `accept.over_refusal` bounds it."""
 
 
-def metrics_of(function: Function, evaluate: tuple[str, ...]) -> tuple[str, ...]:
+def metrics_of(function: Function, evaluate: tuple[str, ...], file: str = "study") -> tuple[str, ...]:
     """Metrics of a study: the function's, its misfires, utility, coherence, then what `evaluate` adds.
+
+    `file` is the study's, for the message.
 
     Raises:
         StudyError: a metric that does not exist.
     """
     unknown = next((name for name in evaluate if name not in METRICS), None)
     if unknown is not None:
-        raise StudyError(f"study:evaluate: there is no metric '{unknown}'; choose among {', '.join(METRICS)}")
+        raise StudyError(f"{file}:evaluate: there is no metric '{unknown}'; choose among {', '.join(METRICS)}")
     main = function.measured_by
     return tuple(dict.fromkeys((main, MISFIRES[main], "utility", "coherence", *evaluate)))
+
+
+_NEEDED: dict[str, tuple[Literal["choices", "answers"], int]] = {"pronoun_gap": ("choices", 2), "lookalike_error": ("answers", 1)}
+"""Columns, and how much in them, without which a scorer can judge no prompt."""
+
+
+def unjudged(name: str) -> InputError:
+    """The error where a metric can judge none of its prompts."""
+    kind, scorer = METRICS[name].kinds[0], METRICS[name].scorer
+    column = _NEEDED[scorer][0] if scorer in _NEEDED else "answers"
+    return InputError(f"the metric {name} can judge no {kind} prompt: give prompts.{kind} a column of {column} (see `columns:`)")
+
+
+def refuse_unjudged(function: Function, prompts: Mapping[Kind, Sequence[Prompt]]) -> None:
+    """Stop before anything is generated where no prompt has what the function or its misfires are measured by.
+
+    Raises:
+        InputError: with the column that is needed.
+    """
+    for name in (function.measured_by, MISFIRES[function.measured_by]):
+        metric = METRICS[name]
+        column, least = _NEEDED.get(metric.scorer, ("answers", 0))
+        for kind in metric.kinds:
+            if all(len(getattr(prompt, column)) < least for prompt in prompts[kind]):
+                raise unjudged(name)
 
 
 def versions(metrics: tuple[str, ...]) -> dict[str, int]:

@@ -33,7 +33,7 @@ def encode_prompt(tokenizer: Any, messages: Messages, prefix: str = "", system: 
         turns.insert(0, {"role": "system", "content": system})
     if tokenizer.chat_template is None:
         plain = "\n".join(turn["content"] for turn in turns)
-        return tuple(tokenizer(f"{plain} {prefix}" if prefix else plain)["input_ids"])
+        return tuple(tokenizer(f"{plain} {prefix}" if prefix else plain, verbose=False)["input_ids"])
     import jinja2
 
     try:
@@ -41,7 +41,7 @@ def encode_prompt(tokenizer: Any, messages: Messages, prefix: str = "", system: 
     except jinja2.TemplateError as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise InputError(f"the model's chat template refuses messages of {roles} ({error}); change the prompt set") from None
-    return tuple(tokenizer(rendered + prefix, add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer(rendered + prefix, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 @torch.inference_mode()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -125,9 +126,10 @@ def _from_hub(hub: str, revision: object) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
 
     def fetch(local: bool) -> Path:
-        return Path(
-            snapshot_download(hub, revision=revision, allow_patterns=_DOWNLOADED, local_files_only=local)
-        )
+        with quiet_hub():
+            return Path(
+                snapshot_download(hub, revision=revision, allow_patterns=_DOWNLOADED, local_files_only=local)
+            )
 
     try:
         cached = fetch(local=True)
@@ -162,6 +164,19 @@ def _from_hub(hub: str, revision: object) -> Path:
         f"{name} came without config, safetensors weights or tokenizer: if its page lists them, {remedy}; if "
         "it has only pickle weights, convert it with save_pretrained(..., safe_serialization=True)"
     )
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """The hub's client without its lines about every attempt; how it ended is told by whoever called it."""
+    from huggingface_hub.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -54,8 +54,8 @@ class Chain:
         step = self._steps[key]
         self._watcher.started(step)
         try:
-            for source in step.inputs.values():
-                self.artifact(source.step)
+            for earlier in (*(source.step for source in step.inputs.values()), *step.after):
+                self.artifact(earlier)
             taken = take(
                 self.study,
                 step,
@@ -87,8 +87,8 @@ class Chain:
             found = self.store.get(step.stage, request.fingerprint)
             if found is None:
                 raise StoreError(
-                    f"the step {key} is not up to date ({self.store.explain(request)}): materialize it too, or the whole "
-                    f"study {self.study.study}"
+                    f"the step {key} is not up to date ({self.store.explain(request)}): materialize it too, "
+                    f"or the whole study {self.study.study}"
                 )
             self.ready[key] = found
         return self.ready[key]

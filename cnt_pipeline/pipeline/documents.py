@@ -1,4 +1,4 @@
-"""The JSON documents of `cnt plan`, `cnt status` and `cnt run`, for machines. `cnt schema NAME` prints their JSON Schema."""
+"""The JSON documents of `cnt plan`, `cnt status` and `cnt run`. `cnt schema NAME` prints their JSON Schema."""
 
 from typing import Literal
 
@@ -35,7 +35,9 @@ class PlanDocument(Document):
     method: str = Field(description="row of the method table")
     hits: int = Field(description="steps that are up to date")
     to_build: int = Field(description="steps to build")
-    expected_seconds: float | None = Field(description="time of those steps' last builds; null when one was never built")
+    expected_seconds: float | None = Field(
+        description="time of those steps' last builds; null when one was never built"
+    )
     steps: list[PlannedStep]
 
 
@@ -44,7 +46,9 @@ class StepStatus(Document):
 
     key: str = Field(description="name of the step, stage first")
     stage: str = Field(description="stage of the chain")
-    state: Literal["cached", "to build", "broken"] = Field(description="broken: stored, but damaged; `cnt run` rebuilds it")
+    state: Literal["cached", "to build", "broken"] = Field(
+        description="broken: stored, but damaged; `cnt run` rebuilds it"
+    )
     why: str = Field(description="which slice key, input or file is the reason")
     fingerprint: str | None = Field(description="of what it is made from; null while an input is yet to be built")
     digest: str | None = Field(description="content digest, of a cached step")

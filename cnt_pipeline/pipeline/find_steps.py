@@ -6,13 +6,16 @@ from cnt_pipeline.pipeline.step import Input, Step, pair, prompts_of, said_by, s
 from cnt_pipeline.study.schema import Study
 from cnt_pipeline.transplants.methods import ResolvedMethod
 
+PAIR = "models/pair"
+"""Judges whether the two models can exchange neurons and their weights are finite: no other step computes before."""
+
 
 def models_steps(study: Study) -> list[Step]:
     """Both models, and what they have in common."""
     return [
         Step("models/target", "models.describe", {}, external=study.models.target),
         Step("models/donor", "models.describe", {}, external=study.models.donor),
-        Step("models/pair", "models.compare", {}, pair()),
+        Step(PAIR, "models.compare", {}, pair()),
     ]
 
 
@@ -52,6 +55,7 @@ def baseline_completions(study: Study) -> list[Step]:
                 "completions.of_target",
                 speech(study),
                 {"target": Input("models/target"), "prompts": prompts_of(split)},
+                after=(PAIR,),
             )
         )
         steps.append(
@@ -130,5 +134,5 @@ def ranking_steps(study: Study, method: ResolvedMethod) -> list[Step]:
                 for name in ("transfer", "misfire", "keep")
             },
         ),
-        Step("neuron_rankings/delta_norm", "neuron_rankings.by_delta", {"rule": "delta_norm"}, pair()),
+        Step("neuron_rankings/delta_norm", "neuron_rankings.by_delta", {"rule": "delta_norm"}, pair(), after=(PAIR,)),
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnt_pipeline.models.load import model_files, resolve_model
+from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.sources import source_digest
@@ -35,7 +36,9 @@ def plan(study: Study, store: Store) -> list[Planned]:
     """
     planned: list[Planned] = []
     ready: dict[str, Artifact] = {}
-    for step in steps_of(study):
+    steps = steps_of(study)
+    refuse_impossible(study)
+    for step in steps:
         waiting = sorted({source.step for source in step.inputs.values()} - ready.keys())
         if waiting:
             more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""

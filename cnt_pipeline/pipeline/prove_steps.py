@@ -93,7 +93,7 @@ def final_completions(study: Study) -> list[Step]:
 
 def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     """Scores, recovery curve and verdict."""
-    metrics = metrics_of(study.function, study.evaluate)
+    metrics = metrics_of(study.function, study.evaluate, study.file)
     return [
         Step(
             "evaluations/scores",

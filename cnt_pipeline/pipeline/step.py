@@ -52,6 +52,8 @@ class Step:
     resumable: bool = False
     names_inputs: bool = False
     """Its artifact names its inputs' fingerprints, so they count beside their content."""
+    after: tuple[str, ...] = ()
+    """Steps that judge its inputs: it reads nothing of theirs, but starts only when they did not refuse."""
 
     @property
     def stage(self) -> str:

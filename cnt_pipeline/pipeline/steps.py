@@ -17,9 +17,9 @@ def steps_of(study: Study) -> tuple[Step, ...]:
     """All steps of a study, every step after those it reads.
 
     Raises:
-        StudyError: the method is not in the table.
+        StudyError: the method or a metric is not in its table.
     """
-    method = resolve(study.method)
+    method = resolve(study.method, study.file)
     chain = (
         *models_steps(study),
         *prompt_set_steps(study),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.models.sources import package_path
+from cnt_pipeline.models.sources import package_path, quiet_hub
 from cnt_pipeline.study.schema import PromptSource
 
 Row = dict[str, Any]
@@ -138,7 +138,7 @@ def _read_csv(path: Path, source: PromptSource) -> list[Row]:
             header = reader.fieldnames or ()
             rows = list(reader)
         except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}); correct the quoting") from None
+            raise InputError(f"{path}, line {reader.reader.line_num} is not CSV ({error}); correct the quoting") from None
     if len(set(header)) < len(header):
         raise InputError(f"{path} names a column twice in its header; rename one of them")
     for number, row in enumerate(rows, 2):
@@ -201,9 +201,10 @@ def _read_hub(source: PromptSource) -> list[Row]:
 
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(
-            source.hub, source.config, split=source.subset, revision=source.revision
-        )
+        with quiet_hub():
+            table = datasets.load_dataset(
+                source.hub, source.config, split=source.subset, revision=source.revision
+            )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"the dataset {source.hub} at {source.revision} cannot be loaded ({_first_line(error)}); check its name, "

@@ -25,9 +25,11 @@ def load_study(path: Path) -> Study:
     except ValidationError as error:
         raise StudyError(_first_fault(path, document, error)) from None
     try:
-        return _absolute(study, path.resolve().parent)
+        study = _absolute(study, path.resolve().parent)
     except RuntimeError as error:
         raise StudyError(f"{path}: a path begins with an unknown user's `~` ({error}); write it out") from None
+    study._file = str(path)
+    return study
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ it ever invalidates a stored artifact.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 Kind = Literal["function", "lookalike", "utility"]
 Split = Literal["score", "selection", "test"]
@@ -84,6 +84,12 @@ class Models(Block):
 
     target: ModelSource = Field(description="the model that is to change")
     donor: ModelSource = Field(description="the model that has the function (add) or lacks it (delete)")
+
+    @model_validator(mode="after")
+    def _two_models(self) -> Self:
+        if self.target == self.donor:
+            raise ValueError("target and donor are the same model; name a donor that differs in the function")
+        return self
 
 
 class Columns(Block):
@@ -247,6 +253,12 @@ class Study(Block):
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="seed of splits, random controls and bootstrap")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the models compute in")
     run: Run = Field(Run(), description="machine settings, in no fingerprint")
+    _file: str = PrivateAttr("study")
+
+    @property
+    def file(self) -> str:
+        """The study file as it was named, for messages; `study` for a study that was not read from a file."""
+        return self._file
 
 
 def _is_hex(text: str) -> bool:

@@ -22,7 +22,7 @@ parts AS (
         t.m2 / greatest(t.n - 1, 1) / t.n AS effect_variance,
         f.m2 / greatest(f.n - 1, 1) / f.n AS lookalike_variance,
         CASE WHEN u.mean < 0 THEN u.m2 / greatest(u.n - 1, 1) / u.n ELSE 0 END AS damage_variance,
-        CASE WHEN t.mean > 0 THEN t.positive ELSE 1 - t.positive END AS sign_agreement
+        CASE WHEN t.mean > 0 THEN t.positive WHEN t.mean < 0 THEN 1 - t.positive ELSE 0 END AS sign_agreement
     FROM transfer t
     JOIN misfire f USING (layer, family, neuron)
     JOIN keep_all u USING (layer, family, neuron)

@@ -16,6 +16,7 @@ from cnt_pipeline.completions.build import (
     encode_set,
 )
 from cnt_pipeline.completions.schema import Completion, file_name, read_completions, write_completions
+from cnt_pipeline.measures.metrics import refuse_unjudged
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.prompt_sets.schema import file_name as prompt_file
@@ -28,7 +29,10 @@ Variant = AbstractContextManager[None]
 
 
 def of_target(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """What the target says."""
+    """What the target says, the first to be asked."""
+    split: Split = context.step.key.split("/")[2]  # type: ignore[assignment]
+    prompts = {kind: read_prompts(context.path("prompts", prompt_file(split, kind))) for kind in KINDS}
+    refuse_unjudged(context.study.function, prompts)
     return _ask(context, folder, context.models.model("target"), [nullcontext()])
 
 

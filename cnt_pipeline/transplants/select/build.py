@@ -14,7 +14,7 @@ from cnt_pipeline.store.parquet import write_parquet
 from cnt_pipeline.study.schema import Accept, Function
 from cnt_pipeline.transplants.plan import TransplantPlan
 from cnt_pipeline.transplants.select.candidates import Indices, Space
-from cnt_pipeline.transplants.select.judge import Baselines
+from cnt_pipeline.transplants.select.judge import ROUNDING, Baselines
 from cnt_pipeline.transplants.select.search import Found, Trial
 
 PLAN = "plan.parquet"
@@ -28,7 +28,7 @@ def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept
     Raises:
         InadmissibleError: with both figures.
     """
-    if baselines.distance < accept.donor_margin:
+    if baselines.distance < accept.donor_margin - ROUNDING:
         verb = "above" if function.direction == "add" else "below"
         raise InadmissibleError(
             f"the donor is not admissible: on selection prompts its {function.measured_by} is {baselines.donor.function:.2f} "

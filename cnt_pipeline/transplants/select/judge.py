@@ -8,8 +8,7 @@ import torch
 
 from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.errors import InputError
-from cnt_pipeline.measures.metrics import METRICS, MISFIRES
+from cnt_pipeline.measures.metrics import METRICS, MISFIRES, unjudged
 from cnt_pipeline.measures.scorers import SCORERS, coherence
 from cnt_pipeline.models import teacher
 from cnt_pipeline.models.gates import GatedSwap, Gates
@@ -19,7 +18,8 @@ from cnt_pipeline.study.schema import KINDS, Accept, Function, Generation, Kind
 
 _BY_CHOICES = {"pronoun_gap"}
 """Metrics that read likelihoods of choices and no answer."""
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+"""How far a sum of shares may miss a limit that it meets on paper."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Baselines:
         assert self.donor.misfire is not None
         assert self.target.utility is not None and self.target.coherence is not None
         return (
-            outcome.misfire <= self.donor.misfire + accept.over_refusal + _ROUNDING
-            and outcome.utility >= self.target.utility - accept.utility_loss - _ROUNDING
-            and outcome.coherence >= self.target.coherence - accept.coherence_loss - _ROUNDING
+            outcome.misfire <= self.donor.misfire + accept.over_refusal + ROUNDING
+            and outcome.utility >= self.target.utility - accept.utility_loss - ROUNDING
+            and outcome.coherence >= self.target.coherence - accept.coherence_loss - ROUNDING
         )
 
 
@@ -74,11 +74,7 @@ def scores(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -
     scorer = SCORERS[METRICS[metric].scorer][0]
     values = [v for v in (scorer(p, c) for p, c in zip(prompts, rows, strict=True)) if v is not None]
     if not values:
-        kind = METRICS[metric].kinds[0]
-        needed = "choices" if METRICS[metric].scorer in _BY_CHOICES else "answers"
-        raise InputError(
-            f"the metric {metric} can judge no {kind} prompt: give prompts.{kind} a column of {needed} (see `columns:`)"
-        )
+        raise unjudged(metric)
     return values
 
 
@@ -115,7 +111,7 @@ class Judge:
             rows: dict[Kind, list[Completion]] = {"function": self._ask("function", answers=self.metric not in _BY_CHOICES)}
             values = scores(self.metric, self.sets["function"].prompts, rows["function"])
             function = Outcome(sum(values) / len(values))
-            if enough is not None and self.baselines.recovery(function) < enough:
+            if enough is not None and self.baselines.recovery(function) < enough - ROUNDING:
                 return function, values
             if self.metric in _BY_CHOICES:
                 rows["function"] = self._ask("function")

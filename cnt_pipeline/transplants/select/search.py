@@ -13,7 +13,7 @@ from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.study.schema import Accept, Method
 from cnt_pipeline.transplants.select.candidates import Indices, Space
-from cnt_pipeline.transplants.select.judge import Judge, Outcome
+from cnt_pipeline.transplants.select.judge import ROUNDING, Judge, Outcome
 
 _FIRST_SHARE = 1e-4
 _TOLERANCE = 1.05
@@ -177,7 +177,7 @@ class Search:
             share=parameters / self.space.total_parameters,
             outcome=outcome,
             recovery=recovery,
-            holds=recovery >= self.method.aim and self.judge.baselines.harmless(outcome, self.accept),
+            holds=recovery >= self.method.aim - ROUNDING and self.judge.baselines.harmless(outcome, self.accept),
         )
         self.trials.append(trial)
         self._chosen.append(chosen)
