@@ -66,7 +66,7 @@ class StudyAssets:
             context: dg.AssetExecutionContext, store: ArtifactStore, settings: StudySettings
         ) -> Iterator[dg.MaterializeResult[None]]:
             try:
-                taken = self.chain(context.run_id, store, settings).take(step.key)
+                taken = self.chain(context.run.run_id, store, settings).take(step.key)
             except CntError as error:
                 raise dg.Failure(str(error), metadata={"error": type(error).__name__}, allow_retries=False) from error
             yield dg.MaterializeResult(

@@ -1,8 +1,7 @@
 """Asset checks that judge: the quality gates of the verdict, as checks of the asset `evaluations/verdict`."""
 
-from typing import Any
-
 import dagster as dg
+from cnt_pipeline.pipeline.documents import CheckRow
 from cnt_pipeline.pipeline.outcome import VERDICT, checks_of, verdict_of
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.pipeline.step import Step
@@ -27,22 +26,20 @@ def specs(asset: dg.AssetKey, step: Step) -> list[dg.AssetCheckSpec]:
 
 
 def results(asset: dg.AssetKey, taken: Taken) -> list[dg.AssetCheckResult]:
-    """The gates as they were judged; a gate fails its check, not the run."""
+    """The gates as they were judged; a gate fails its check, not the run. One that was not judged does not pass."""
     if taken.step.key != VERDICT:
         return []
-    return [
-        dg.AssetCheckResult(
-            asset_key=asset,
-            check_name=check.name,
-            passed=check.passed,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=check.sentence,
-            metadata=_figures({"value": check.value, "limit": check.limit}),
-        )
-        for check in checks_of(verdict_of({VERDICT: taken.built.artifact}))
-        if check.name in GATES
-    ]
+    judged = {check.name: check for check in checks_of(verdict_of({VERDICT: taken.built.artifact}))}
+    return [_result(asset, name, judged.get(name)) for name in GATES]
 
 
-def _figures(named: dict[str, float | None]) -> dict[str, Any]:
-    return {name: dg.MetadataValue.float(value) for name, value in named.items() if value is not None}
+def _result(asset: dg.AssetKey, name: str, check: CheckRow | None) -> dg.AssetCheckResult:
+    figures = {"value": check.value, "limit": check.limit} if check else {}
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=bool(check and check.passed),
+        severity=dg.AssetCheckSeverity.ERROR if check else dg.AssetCheckSeverity.WARN,
+        description=check.sentence if check else "The verdict does not judge this.",
+        metadata={key: dg.MetadataValue.float(value) for key, value in figures.items() if value is not None},
+    )

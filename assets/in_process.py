@@ -15,6 +15,7 @@ from cnt_pipeline.pipeline.project import project_folder
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.study.schema import Study
 from dagster._core.instance.ref import InstanceRef
+from sqlalchemy.exc import DatabaseError
 
 from assets.binding import StudyAssets, identifier
 from assets.resources import resources
@@ -114,9 +115,16 @@ def prepare_home(home: Path) -> None:
 
 @contextmanager
 def _instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The history at `home`; whatever its database says is a StoreError."""
     prepare_home(home)
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)) as instance:
-        yield instance
+    try:
+        with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)) as instance:
+            yield instance
+    except DatabaseError as error:
+        raise StoreError(
+            f"Dagster's history in {home} cannot be used ({error.orig}): move that folder away, make room on its disk, "
+            "or name another folder with DAGSTER_HOME"
+        ) from error
 
 
 def _bury_killed_runs(instance: dg.DagsterInstance) -> None:

@@ -1,8 +1,9 @@
 """Claim: 92 million cached effects are ranked from their statistics within 0.2 s.
 
-2000 prompts, 30 layers and 1536 neurons a layer are 92 160 000 values. The capture summed them up as it wrote them, so the
-query reads a row per neuron, role and objective: such statistics are made here directly. Timed is the whole step: open
-DuckDB, read four tables' worth of Parquet, score with three look-alike weights and write the ranking. Medians over rounds.
+2000 prompts, 30 layers and 1536 neurons a layer are 92 160 000 values. The capture summed them up as it wrote
+them, so the query reads a row per neuron, role and objective: such statistics are made here directly. Timed is the
+whole step: open DuckDB, read three Parquet files, score with three look-alike weights and write the ranking. The
+median over rounds.
 `python -m benchmarks.ranking_query [--json]`
 """
 
@@ -90,7 +91,8 @@ def main() -> int:
             verdict = "holds" if one["holds"] else "FAILS"
             print(f"{verdict}  {one['claim']}: {one['ratio']:.2f} (limit {one['limit']:g})")
         raw = document["benchmarks"][0]["raw"]
-        print(f"median {statistics.median(raw['seconds']):.3f} s, first {raw['first_seconds']:.3f} s, {raw['rows']:,} rows")
+        median = statistics.median(raw["seconds"])
+        print(f"median {median:.3f} s, first {raw['first_seconds']:.3f} s, {raw['rows']:,} rows")
     return 0 if all(one["holds"] for one in document["benchmarks"]) else 1
 
 

@@ -54,8 +54,8 @@ def check_study(path: Path) -> None:
     caches = 4 * needs.neurons * (counts["function"] + 2 * counts["lookalike"] + counts["utility"])
     console.print(
         f"{needs.parameters:,} parameters, {needs.neuron_parameters:,} of them in {needs.neurons:,} neurons; "
-        f"needs about {size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at most "
-        f"{size_text(caches)} caches) and {size_text(needs.memory_bytes)} of memory in float32",
+        f"needs about {size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at "
+        f"most {size_text(caches)} caches) and {size_text(needs.memory_bytes)} of memory in float32",
         markup=False,
     )
     small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in sets.items() if len(rows) < FEW_PROMPTS]

@@ -38,7 +38,7 @@ class RunDisplay:
             self._bars = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
+                BarColumn(bar_width=12),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(compact=True),
@@ -65,7 +65,7 @@ class RunDisplay:
             return
         if what != self._what:
             self._what = what
-            self._bars.reset(self._part, total=total or None, description=f"{step.key}: {what}")
+            self._bars.reset(self._part, total=total or None, description=what)
         self._bars.update(self._part, completed=done, total=total or None)
 
     def finished(self, taken: Taken) -> None:

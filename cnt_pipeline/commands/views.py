@@ -32,7 +32,7 @@ class View:
 _CHECKS = 'STRUCT(name VARCHAR, passed BOOLEAN, value DOUBLE, "limit" DOUBLE, sentence VARCHAR)[]'
 
 VIEWS: tuple[View, ...] = (
-    View("models", "models/[td]*", "model.json", "size and architecture of the two models", "subject", "* EXCLUDE (files)"),
+    View("models", "models/[td]*", "model.json", "size and kind of both models", "subject", "* EXCLUDE (files)"),
     View("prompts", "prompt_sets/*", "*.parquet", "every prompt with its split and kind"),
     View("completions", "completions/*", "*.parquet", "what each subject said; `kind` is the file's", "subject"),
     View("effects", "activation_caches/*", "statistics.parquet", "statistics of every probe by neuron", "objective"),

@@ -75,6 +75,7 @@ _PLAIN_WORDS = {
     "tuple_type": "must be a list, written [a, b]",
     "string_type": "must be text; put it in quotes",
     "path_type": "must be a path",
+    "string_pattern_mismatch": "must be lower-case letters, digits, - and _, at most 64, and begin with a letter or digit",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",

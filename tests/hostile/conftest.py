@@ -1,4 +1,4 @@
-"""A bench: the small study with a store of its own and the `cnt` command, called in this process or in one of its own."""
+"""A bench: the small study with its own store and the `cnt` command, called in this process or in one of its own."""
 
 import io
 import json
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,12 +178,10 @@ def bench(tmp_path: Path, history: Path, monkeypatch: pytest.MonkeyPatch) -> Ben
     monkeypatch.delenv("CNT_STORE", raising=False)
     monkeypatch.delenv("CNT_STUDIES", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdout", OUT)
-    monkeypatch.setattr(sys, "stderr", ERR)
 
     def call(words: list[str]) -> Answer:
         OUT.take(), ERR.take()
-        with pytest.raises(SystemExit) as left:
+        with redirect_stdout(OUT), redirect_stderr(ERR), pytest.raises(SystemExit) as left:
             app(words)
         code = left.value.code
         return Answer(code if isinstance(code, int) else 0, OUT.take(), ERR.take())

@@ -521,10 +521,16 @@ PROMPTS = [
             one_row_for_three_roles,
             ("no prompt is left for this role", "give it more rows"),
         ),
-        ("pronoun gap without choices", gap_without_choices, ("pronoun_gap", "prompts.function", "choices")),
     )
 ]
 WORKING = [
+    Fault(
+        "pronoun gap without choices",
+        gap_without_choices,
+        ("the metric pronoun_gap can judge no function prompt", "give prompts.function a column of choices"),
+        HEADERS,
+        step="completions/target/score",
+    ),
     Fault(
         "dataset out of reach",
         key("prompts.function", {"hub": "cnt-tests/absent-data", "revision": COMMIT}),
@@ -591,7 +597,7 @@ STORES = [
         (PLAN, RUN),
     ),
     Fault(
-        "read-only store",
+        "store where no folder can be",
         store_is("/proc/cnt-store"),
         ("/proc/cnt-store", "name another store"),
         (RUN,),

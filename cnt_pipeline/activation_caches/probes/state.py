@@ -50,7 +50,10 @@ class ActivationProbe:
 
 
 class HiddenStateProbe:
-    """Hidden state after every layer at the last token of the prompt, family `hidden`; layer 0 is the embedding."""
+    """Hidden state after every layer at the last token of the prompt, family `hidden`.
+
+    Layer 0 is the embedding; the last layer's state carries the final norm, as transformers' `hidden_states` do.
+    """
 
     def __init__(self, model: nn.Module, examples: Sequence[Example], batch_size: int) -> None:
         self.model = model

@@ -50,7 +50,7 @@ def of_transplant(context: Context, folder: Path) -> Mapping[str, JSON]:
 def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
     """What the target says with a control's neurons swapped; a variant per draw."""
     control = context.step.key.split("/")[1].removeprefix("control_")
-    neurons = pl.read_parquet(context.path("controls", f"{control}.parquet"))
+    neurons = pl.read_parquet(context.path("controls", f"{control}.parquet"), glob=False)
     swap = context.models.swap()
     variants = [
         swap.folded(gates_of(part, swap.architecture, device_of(swap.model)))

@@ -36,7 +36,7 @@ def curve(context: Context, folder: Path) -> Mapping[str, JSON]:
     setting = json.loads(context.path("selection", SELECTION).read_text(encoding="utf-8"))
     ranking = read_orders(context.path("ranking", RANKING), space, context.study.method.families)
     largest = read_orders(context.path("deltas", RANKING), space, None)[0.0]
-    chosen = space.numbers(pl.read_parquet(context.path("selection", PLAN)))
+    chosen = space.numbers(pl.read_parquet(context.path("selection", PLAN), glob=False))
     write_curve(
         judge,
         space,

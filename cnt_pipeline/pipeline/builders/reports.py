@@ -68,7 +68,7 @@ def _json(context: Context, name: str, file: str) -> dict[str, Any]:
 
 
 def _table(context: Context, name: str, file: str) -> pl.DataFrame:
-    return pl.read_parquet(context.path(name, file))
+    return pl.read_parquet(context.path(name, file), glob=False)
 
 
 def _origin(context: Context, name: str) -> Origin:

@@ -85,7 +85,7 @@ def write(context: Context, folder: Path) -> Mapping[str, JSON]:
 def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
     """Random and largest-delta neurons with the plan's parameters."""
     space = space_of(context)
-    plan = pl.read_parquet(context.path("plan", selections.PLAN))
+    plan = pl.read_parquet(context.path("plan", selections.PLAN), glob=False)
     largest = read_orders(context.path("deltas", RANKING), space, None)[0.0]
     seeds = range(context.study.seed, context.study.seed + context.study.controls.random_seeds)
     selections.write_controls(space, space.numbers(plan), float(plan["amplitude"][0]), largest, seeds, folder)

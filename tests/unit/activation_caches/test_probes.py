@@ -42,7 +42,7 @@ def by_autograd(swap: GatedSwap, objective: Objective, alpha: float) -> dict[tup
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "phi3", "gemma2"])
 def test_effects_are_autograds(pairs: Callable[..., GatedSwap], name: str) -> None:
     swap, goals = pairs(name, 0.3), objectives(5)
-    path = nodes(2)
+    path = nodes(3)
     found = EffectProbe(swap, goals, path, 3)(range(5))
     assert set(found) == {(m.layer, m.family) for m in swap.architecture.matrices}
     for i, goal in enumerate(goals):

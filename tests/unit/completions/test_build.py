@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.models.conftest import build, write_tokenizer
 
 from cnt_pipeline.completions.build import (
     EncodedSet,
@@ -26,6 +25,7 @@ from cnt_pipeline.models.load import load_model, load_tokenizer
 from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.study.schema import Generation
+from tests.unit.models.conftest import build, write_tokenizer
 
 torch.set_num_threads(1)
 NEW = 10

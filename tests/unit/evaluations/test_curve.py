@@ -1,4 +1,4 @@
-"""The recovery curve asks the judge about three series at every budget, and turns its answers into shares with bounds."""
+"""The recovery curve asks the judge about three series at every budget, each point with its bounds."""
 
 from collections.abc import Mapping
 from pathlib import Path

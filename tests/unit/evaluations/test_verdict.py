@@ -25,7 +25,10 @@ N = 50
 def judge(folder: Path, figures: dict[tuple[str, str], float] | None = None, **given: Any) -> dict[str, Any]:
     """The verdict on these metrics; samples are 0/1 values with the metric's mean."""
     values = GOOD | (figures or {})
-    rows = [{"subject": s, "metric": m, "value": v, "low": v, "high": v, "n": N, "unscored": 0} for (s, m), v in values.items()]
+    rows = [
+        {"subject": s, "metric": m, "value": v, "low": v, "high": v, "n": N, "unscored": 0}
+        for (s, m), v in values.items()
+    ]
     samples = [
         {"subject": s, "metric": m, "kind": "function", "id": f"id{i}", "variant": 0, "value": float(i < round(v * N))}
         for (s, m), v in values.items()

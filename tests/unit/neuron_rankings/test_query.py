@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.unit.models.conftest import CONFIGS, build
 
+from cnt_pipeline.activation_caches.schema import STATISTICS_SCHEMA
 from cnt_pipeline.activation_caches.statistics import Moments, to_table
 from cnt_pipeline.errors import BrokenArtifactError
 from cnt_pipeline.models.architecture import read_architecture
@@ -18,6 +18,7 @@ from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.neuron_rankings.deltas import DELTAS, write_deltas
 from cnt_pipeline.neuron_rankings.query import RANKING, SQL, rank
 from cnt_pipeline.store.parquet import write_parquet
+from tests.unit.models.conftest import CONFIGS, build
 
 WIDTHS = {(0, "q"): 4, (0, "down"): 7, (1, "q"): 4, (1, "down"): 7, (10, "q"): 4}
 COUNTS = {"transfer": {"function": 9}, "misfire": {"lookalike": 5}, "keep": {"lookalike": 5, "utility": 12}}
@@ -120,7 +121,7 @@ def test_equal_statistics_give_equal_bytes_in_whatever_order_their_rows_lie(tmp_
     paths = tables(raw, tmp_path / "one")
     for path in paths.values():
         shuffled = pl.read_parquet(path).sample(fraction=1.0, shuffle=True, seed=1)
-        write_parquet(shuffled.to_arrow().cast(to_table({("r", 0, "q"): Moments.of(np.ones((2, 1), np.float32))}).schema), path)
+        write_parquet(shuffled.to_arrow().cast(STATISTICS_SCHEMA), path)
     (tmp_path / "out").mkdir()
     rank("effect", paths, {"weights": list(WEIGHTS), "damage_weight": MU}, tmp_path / "out")
     assert (tmp_path / "out" / RANKING).read_bytes() == first

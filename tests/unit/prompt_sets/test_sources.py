@@ -167,7 +167,8 @@ def test_repeats_are_dropped_whatever_their_case_spacing_and_unicode_form(tmp_pa
 
 
 def test_empty_and_missing_answers_are_no_answers(tmp_path: Path) -> None:
-    rows = '{"text":"a","answers":null}\n{"text":"b"}\n{"text":"c","answers":["",NaN,"x"]}\n{"text":"d","answers":" "}\n'
+    rows = '{"text":"a","answers":null}\n{"text":"b"}\n{"text":"c","answers":["",NaN,"x"]}\n'
+    rows += '{"text":"d","answers":" "}\n'
     assert [p.answers for p in read(put(tmp_path, "set.jsonl", rows))] == [(), (), ("x",), ()]
 
 

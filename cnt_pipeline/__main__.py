@@ -1,0 +1,5 @@
+"""`python -m cnt_pipeline` is `cnt`."""
+
+from cnt_pipeline.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""The commands that build nothing: what they answer, and how they refuse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from cnt_pipeline.commands.views import VIEWS
+from cnt_pipeline.models.load import resolve_model
+from cnt_pipeline.pipeline.documents import DOCUMENTS, PlanDocument, StatusDocument
+from cnt_pipeline.study.load import load_study
+from cnt_pipeline.study.schema import Study
+from tests.conftest import Project
+
+Cnt = Callable[..., Result]
+
+
+def test_a_new_study_passes_its_check_as_it_is(cnt: Cnt, fresh_project: Project) -> None:
+    assert cnt(fresh_project, "init", "studies/My Study.yaml").exit_code == 0
+    assert load_study(fresh_project.folder / "studies/My Study.yaml").study == "my-study"
+    checked = cnt(fresh_project, "check", "studies/My Study.yaml")
+    assert checked.exit_code == 0, checked.output
+    for part in ("can exchange neurons", "vocabulary of", "function", "of disk", "of memory", "method cnt"):
+        assert part in checked.stdout
+
+
+def test_a_new_study_names_every_key_that_a_study_can_have(cnt: Cnt, fresh_project: Project) -> None:
+    cnt(fresh_project, "init", "new.yaml")
+    text = (fresh_project.folder / "new.yaml").read_text()
+    schema = Study.model_json_schema(by_alias=True)
+    blocks = [
+        schema,
+        *(schema["$defs"][name] for name in ("Function", "Method", "Controls", "Accept", "Run", "Generation")),
+    ]
+    named = {key for block in blocks for key in block["properties"]} - {"metric", "effect", "probe_tokens"}
+    assert [key for key in sorted(named) if f"{key}:" not in text] == []
+
+
+def test_init_never_overwrites(cnt: Cnt, project: Project) -> None:
+    before = project.study.read_text()
+    refused = cnt(project, "init", "studies/mini.yaml")
+    assert refused.exit_code == 2
+    assert "exists already" in refused.stderr
+    assert project.study.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("status", "none.yaml"), "no such study file"),
+        (("run", "studies"), "is a folder"),
+        (("check", "none.yaml"), "cnt init none.yaml"),
+        (("report", "studies/mini.yaml"), "cnt run studies/mini.yaml"),
+        (("revert", "studies", "--out", "there"), "no inverse patch"),
+        (("query", "select 1 from nothing"), "cannot be answered"),
+        (("query", "drop table artifacts"), "only reads"),
+        (("query", "select * from metrics"), "run a study first"),
+        (("schema", "nothing"), "choose one of run, plan, status"),
+        (("gc", "none.yaml"), "no such study file"),
+        (("ui", "none.yaml"), "no study file there"),
+        (("status", "studies/mini.yaml", "--store", "nowhere://x"), "nowhere"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_exit_code_2(
+    cnt: Cnt, fresh_project: Project, words: tuple[str, ...], part: str
+) -> None:
+    answer = cnt(fresh_project, *words)
+    assert answer.exit_code == 2, answer.output
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("cnt: ")
+    assert part in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("run",), ("status", "--nothing"), ("nothing",), ("query", "--json", "--csv", "select 1")]
+)
+def test_wrong_usage_exits_with_2(cnt: Cnt, fresh_project: Project, words: tuple[str, ...]) -> None:
+    assert cnt(fresh_project, *words).exit_code == 2
+
+
+def test_a_finished_study_is_cached_throughout(cnt: Cnt, project: Project) -> None:
+    status = StatusDocument.model_validate_json(cnt(project, "status", "studies/mini.yaml", "--json").stdout)
+    assert (status.cached, status.to_build, status.broken) == (25, 0, 0)
+    assert all(step.digest and step.fingerprint for step in status.steps)
+
+
+def test_the_plan_of_an_edited_study_says_what_is_to_build_and_why(cnt: Cnt, project: Project) -> None:
+    project.edit("random_seeds: 1", "random_seeds: 2")
+    plan = PlanDocument.model_validate_json(cnt(project, "plan", "studies/mini.yaml", "--json").stdout)
+    to_build = {step.key: step.why for step in plan.steps if step.state == "build"}
+    assert "random_seeds" in to_build["transplants/controls"]
+    assert "transplants/selection" not in to_build
+    assert plan.to_build == len(to_build)
+    assert plan.expected_seconds is not None
+
+
+def test_a_damaged_artifact_is_told(cnt: Cnt, project: Project) -> None:
+    ranking = next(project.store.glob("neuron_rankings/*/deltas.parquet"))
+    ranking.write_bytes(ranking.read_bytes()[:-1])
+    status = StatusDocument.model_validate_json(cnt(project, "status", "studies/mini.yaml", "--json").stdout)
+    broken = {step.key: step.why for step in status.steps if step.state == "broken"}
+    assert list(broken) == ["neuron_rankings/delta_norm"]
+    assert "deltas.parquet" in broken["neuron_rankings/delta_norm"]
+
+
+def test_every_view_answers_with_study_and_step(cnt: Cnt, finished_store: Project) -> None:
+    for view in VIEWS:
+        answer = cnt(finished_store, "query", f"select study, step from {view.name} limit 1", "--json")
+        assert answer.exit_code == 0, answer.output
+        assert [row["study"] for row in json.loads(answer.stdout)] == ["mini"], view.name
+
+
+def test_views_join(cnt: Cnt, finished_store: Project) -> None:
+    sql = (
+        "select s.subject, avg(s.value) as refused, any_value(m.value) as reported from samples s "
+        "join metrics m using (study, subject, metric) join prompts p using (study, id) "
+        "where metric = 'refusal' and p.split = 'test' group by s.subject order by s.subject"
+    )
+    rows = json.loads(cnt(finished_store, "query", sql, "--json").stdout)
+    assert len(rows) == 5
+    assert all(row["refused"] == pytest.approx(row["reported"]) for row in rows)
+
+
+def test_a_query_without_sql_lists_the_views(cnt: Cnt, finished_store: Project) -> None:
+    listed = cnt(finished_store, "query").stdout
+    assert all(view.name in listed for view in VIEWS)
+
+
+def test_csv_has_a_header_and_a_row_each(cnt: Cnt, finished_store: Project) -> None:
+    lines = cnt(
+        finished_store, "query", "select step, digest from artifacts order by step", "--csv"
+    ).stdout.splitlines()
+    assert lines[0] == "step,digest"
+    assert len(lines) == 26
+
+
+def test_the_report_of_an_edited_study_is_refused_with_the_older_ones_path(cnt: Cnt, project: Project) -> None:
+    page = cnt(project, "report", "studies/mini.yaml").stdout.strip()
+    assert Path(page).name == "report.html"
+    project.edit("random_seeds: 1", "random_seeds: 2")
+    refused = cnt(project, "report", "studies/mini.yaml")
+    assert refused.exit_code == 2
+    assert page in refused.stderr
+
+
+def test_revert_restores_the_target_bit_for_bit(cnt: Cnt, project: Project) -> None:
+    checkpoint = next(project.store.glob("transplants/*/model"))
+    done = cnt(project, "revert", str(checkpoint), "--out", "restored")
+    assert done.exit_code == 0, done.output
+    target = resolve_model(load_study(project.study).models.target)
+    assert (checkpoint / "model.safetensors").read_bytes() != (target / "model.safetensors").read_bytes()
+    restored = project.folder / "restored" / "model.safetensors"
+    assert restored.read_bytes() == (target / "model.safetensors").read_bytes()
+
+
+def test_gc_keeps_what_studies_reach_and_a_dry_run_removes_nothing(cnt: Cnt, project: Project) -> None:
+    stale = project.store / "reports" / ("0" * 64)
+    stale.mkdir()
+    (stale / "report.html").write_text("old")
+    assert "1 entry would be removed" in cnt(project, "gc", "--dry-run").stdout
+    assert stale.exists()
+    assert "1 entry removed" in cnt(project, "gc", "studies/mini.yaml").stdout
+    assert not stale.exists()
+    status = json.loads(cnt(project, "status", "studies/mini.yaml", "--json").stdout)
+    assert status["cached"] == 25
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "study"])
+def test_every_document_has_a_schema(cnt: Cnt, fresh_project: Project, name: str) -> None:
+    schema = json.loads(cnt(fresh_project, "schema", name).stdout)
+    assert schema["type"] == "object"
+    if name in DOCUMENTS:
+        assert schema["properties"]["schema_version"]["const"] == 1
+
+
+def test_the_methods_are_listed_with_their_grade(cnt: Cnt, fresh_project: Project) -> None:
+    assert "cnt_gradient" in cnt(fresh_project, "methods").stdout
