@@ -1,3 +1,3 @@
 """Evaluations: test completions scored and compared, the recovery curve with its controls, and the verdict."""
 
-VERSION = 1
+VERSION = 2

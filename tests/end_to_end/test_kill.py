@@ -1,0 +1,109 @@
+"""`kill -9` at any moment: nothing half-made under a final name, and the next run ends where an undisturbed one ends."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cnt_pipeline.pipeline.step import VERSIONS
+from cnt_pipeline.store import Manifest, Store
+from tests.caching.conftest import write_study
+from tests.end_to_end.conftest import Shell, end
+
+ATTEMPTS = 6
+PUBLISH_KILLS = 14
+_LOOK_SECONDS = 0.001
+
+
+@dataclass
+class Reference:
+    """An undisturbed run: its store, its study, and by step its digest and fingerprint."""
+
+    shell: Shell
+    study: Path
+    digests: dict[str, str]
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def reference(shell: Callable[[str], Shell]) -> Reference:
+    quiet = shell("undisturbed")
+    study = write_study(quiet.root).study_file
+    document = quiet.finish("run", str(study), "--json")
+    manifests = {manifest.fingerprint: manifest for manifest in Store(quiet.store).artifacts()}
+    return Reference(quiet, study, {step["key"]: step["digest"] for step in document["steps"]}, manifests)
+
+
+def staging(store: Path, stage: str) -> set[str]:
+    """Fingerprints of the steps of `stage` that are being built."""
+    try:
+        return {name.split(".")[1] for name in os.listdir(store / stage) if name.endswith((".building", ".resumable"))}
+    except FileNotFoundError:
+        return set()
+
+
+def assert_whole(store: Path, reference: Reference) -> None:
+    """Whatever has a final name is complete, and is what the undisturbed run made."""
+    opened = Store(store)
+    for stage in VERSIONS:
+        for folder in (store / stage).glob("[0-9a-f]*"):
+            assert opened.state(stage, folder.name, thorough=True).word == "cached", folder
+            artifact = opened.get(stage, folder.name)
+            assert artifact is not None
+            assert artifact.digest == reference.manifests[folder.name].digest, artifact.manifest.key
+
+
+def wait_for_building(process: subprocess.Popen[str], store: Path, stage: str, skip: int) -> str | None:
+    """The fingerprint of the step of `stage` that is begun after `skip` others, None when the run ended before."""
+    seen: set[str] = set()
+    while process.poll() is None:
+        now = staging(store, stage)
+        seen |= now
+        if now and len(seen) > skip:
+            return now.pop()
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+def kill_inside(stage: str, shell: Shell, reference: Reference, chance: random.Random) -> bool:
+    """Kill a run within a step of `stage`, at a moment of the step's usual time; whether the step was under way."""
+    left = sum(m.stage == stage for m in reference.manifests.values()) - len(list((shell.store / stage).glob("[0-9a-f]*")))
+    if left < 1:
+        shutil.rmtree(chance.choice(sorted((shell.store / stage).glob("[0-9a-f]*"))))
+        left = 1
+    for leftover in (shell.store / stage).glob(".*"):
+        shutil.rmtree(leftover)
+    process = shell.start("run", str(reference.study), "--json")
+    step = wait_for_building(process, shell.store, stage, chance.randrange(min(left, 3)))
+    if step is not None:
+        time.sleep(chance.random() * reference.manifests[step].seconds)
+    code, err = end(process, signal.SIGKILL) if process.poll() is None else (process.wait(), "")
+    assert "Traceback" not in err
+    return code == -signal.SIGKILL and step in staging(shell.store, stage)
+
+
+def test_a_run_killed_in_every_stage_ends_as_an_undisturbed_one(
+    reference: Reference, shell: Callable[[str], Shell]
+) -> None:
+    killed = shell("killed")
+    chance = random.Random(20)
+    moments: dict[str, int] = {}
+    for stage in VERSIONS:
+        for attempt in range(1, ATTEMPTS + 1):
+            inside = kill_inside(stage, killed, reference, chance)
+            assert_whole(killed.store, reference)
+            if inside:
+                moments[stage] = attempt
+                break
+    assert set(moments) == set(VERSIONS), "some stage was always over before its kill"
+    document = killed.finish("run", str(reference.study), "--json")
+    assert {step["key"]: step["digest"] for step in document["steps"]} == reference.digests
+    assert not any(staging(killed.store, stage) for stage in VERSIONS)
