@@ -7,20 +7,16 @@ merging. The median over rounds.
 `python -m benchmarks.cache_write [--json]`
 """
 
-from __future__ import annotations
-
-import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.claims import Claim, main
 from cnt_pipeline.activation_caches.capture import Item, capture
 from cnt_pipeline.activation_caches.probes.effect import EffectProbe, Objective, nodes
 from cnt_pipeline.activation_caches.write import Values
@@ -80,8 +76,8 @@ def measure(swap: GatedSwap, examples: list[Example], folder: Path) -> dict[str,
     return {"capture_seconds": captured, "writing_seconds": whole - captured, "cache_mb": size / 1e6}
 
 
-def run(rounds: int) -> dict[str, Any]:
-    """The figures of the claim."""
+def run(rounds: int) -> Claim:
+    """Measure the claim."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="cache-bench-") as name:
         folder = Path(name)
@@ -99,26 +95,8 @@ def run(rounds: int) -> dict[str, Any]:
         "nodes": NODES, "rounds": figures,
     }  # fmt: skip
     claim = "writing an activation cache (rows and statistics), time over that of capturing it"
-    return {"benchmarks": [{"claim": claim, "ratio": ratio, "limit": LIMIT, "holds": ratio <= LIMIT, "raw": raw}]}
-
-
-def main() -> int:
-    """Print the claim; 1 when it does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--rounds", type=int, default=2)
-    given = parser.parse_args()
-    document = run(given.rounds)
-    if given.json:
-        print(json.dumps(document))
-    else:
-        for one in document["benchmarks"]:
-            verdict = "holds" if one["holds"] else "FAILS"
-            print(f"{verdict}  {one['claim']}: {one['ratio']:.3f} (limit {one['limit']:g})")
-        for figures in document["benchmarks"][0]["raw"]["rounds"]:
-            print(", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
-    return 0 if all(one["holds"] for one in document["benchmarks"]) else 1
+    return Claim(claim, ratio, LIMIT, raw)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, rounds=2))

@@ -63,11 +63,13 @@ def build_and_seal(folder: Path, workshop: Path, request: BuildRequest, build: B
     )
     with store_errors(workshop):
         path = folder / layout.MANIFEST
-        path.write_text(manifest.to_json(), encoding="utf-8")
+        text = manifest.to_json()
+        path.write_text(text, encoding="utf-8")
         _sync(path)
         for inner in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
             sync_folder(inner)
-    return manifest
+    # As a later run reads it, order of keys included: what is made from it is the same either way.
+    return Manifest.from_json(text)
 
 
 def environment() -> dict[str, Any]:

@@ -75,7 +75,9 @@ def wait_for_building(process: subprocess.Popen[str], store: Path, stage: str, s
 
 def kill_inside(stage: str, shell: Shell, reference: Reference, chance: random.Random) -> bool:
     """Kill a run within a step of `stage`, at a moment of the step's usual time; whether the step was under way."""
-    left = sum(m.stage == stage for m in reference.manifests.values()) - len(list((shell.store / stage).glob("[0-9a-f]*")))
+    left = sum(m.stage == stage for m in reference.manifests.values()) - len(
+        list((shell.store / stage).glob("[0-9a-f]*"))
+    )
     if left < 1:
         shutil.rmtree(chance.choice(sorted((shell.store / stage).glob("[0-9a-f]*"))))
         left = 1
@@ -107,3 +109,64 @@ def test_a_run_killed_in_every_stage_ends_as_an_undisturbed_one(
     document = killed.finish("run", str(reference.study), "--json")
     assert {step["key"]: step["digest"] for step in document["steps"]} == reference.digests
     assert not any(staging(killed.store, stage) for stage in VERSIONS)
+
+
+KITCHEN = """
+import os, sys
+import assets.in_process
+import cnt_pipeline.commands.run
+from cnt_pipeline.cli import app
+
+for line in sys.stdin:
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(status, flush=True)
+    else:
+        os.setsid()
+        sys.stdin.close()
+        sys.stdout = open(os.devnull, "w")
+        app(line.split())
+"""
+"""Runs `cnt` in a forked child for every line it is given, so that starting costs no import: pid first, then its status."""
+
+
+@pytest.fixture
+def kitchen(reference: Reference, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Shell]]:
+    """The process above, and a copy of the finished store to work in."""
+    place = Shell(tmp_path, tmp_path / "store")
+    shutil.copytree(reference.shell.store, place.store)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KITCHEN], env=place.environment, cwd=tmp_path, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    yield process, place
+    process.kill()
+    process.communicate()
+
+
+def test_rapid_kills_while_a_stage_is_published_leave_it_whole_or_absent(
+    reference: Reference, kitchen: tuple[subprocess.Popen[str], Shell]
+) -> None:
+    """Kills around the moment when the nine files of `prompt_sets/roles` are hashed, sealed and renamed."""
+    process, place = kitchen
+    assert process.stdin is not None and process.stdout is not None
+    chance = random.Random(7)
+    stage = place.store / "prompt_sets"
+    outcomes = set()
+    for _ in range(PUBLISH_KILLS):
+        shutil.rmtree(stage)
+        process.stdin.write(f"run {reference.study} --json\n")
+        process.stdin.flush()
+        child = int(process.stdout.readline())
+        while not any(stage.glob(".*/test.utility.parquet")):
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(chance.random() * 0.03)
+        os.killpg(child, signal.SIGKILL)
+        assert int(process.stdout.readline()) == signal.SIGKILL
+        assert_whole(place.store, reference)
+        outcomes.add(any(stage.glob("[0-9a-f]*")))
+    assert outcomes == {True, False}, "every kill came on the same side of the publish"
+    document = place.finish("run", str(reference.study), "--json")
+    assert {step["key"]: step["digest"] for step in document["steps"]} == reference.digests
