@@ -3,7 +3,7 @@
 2000 prompts, 30 layers and 1536 neurons a layer are 92 160 000 values. The capture summed them up as it wrote
 them, so the query reads a row per neuron, role and objective: such statistics are made here directly. Timed is the
 whole step: open DuckDB, read three Parquet files, score with three look-alike weights and write the ranking. The
-median over rounds.
+fastest round counts: neighbours on a shared machine only ever add time.
 `python -m benchmarks.ranking_query [--json]`
 """
 

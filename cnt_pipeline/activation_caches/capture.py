@@ -34,7 +34,9 @@ class Item:
     length: int
 
 
-def capture(probe: Probe, items: Sequence[Item], folder: Path, report: Report = silent, what: str = "capturing") -> None:
+def capture(
+    probe: Probe, items: Sequence[Item], folder: Path, report: Report = silent, what: str = "capturing"
+) -> None:
     """Write every item's values and the statistics of each role into `folder`, resuming what a killed run left.
 
     Raises:

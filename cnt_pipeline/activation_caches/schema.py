@@ -1,7 +1,7 @@
 """Layout of a cache: raw rows by family and shard, statistics per neuron, and a summary of the capture.
 
 `<family>-<shard>.parquet`   one row per (prompt, layer): id, role, layer int32, values fixed-size list of float32
-`statistics.parquet`         one row per (role, layer, family, neuron): n, mean, m2, min, max, positive (share above zero)
+`statistics.parquet`         one row per (role, layer, family, neuron): n, mean, m2, min, max, positive (share > 0)
 `summary.json`               figures of the whole capture, such as the completeness of a path
 """
 

@@ -17,7 +17,8 @@ Values = dict[tuple[int, str], npt.NDArray[np.float32]]
 def write_shard(folder: Path, shard: int, ids: Sequence[str], roles: Sequence[str], values: Values) -> None:
     """Write one shard's rows, prompts in the order given within each layer.
 
-    Byte-stream split with a light zstd keeps float32 lists small and lets DuckDB read them (see benchmarks/cache_write.py).
+    Byte-stream split with a light zstd keeps float32 lists small and lets DuckDB read them (see
+    benchmarks/cache_write.py).
 
     Raises:
         ValueError: layers of one family differ in width.
@@ -41,4 +42,3 @@ def write_shard(folder: Path, shard: int, ids: Sequence[str], roles: Sequence[st
             schema=schema,
         )
         write_parquet(table, folder / shard_name(family, shard), byte_stream_split=["values.list.element"])
-

@@ -123,8 +123,7 @@ def _with_likelihoods(
 def compare_with_itself(rows: Sequence[Completion]) -> list[Completion]:
     """The target's own `rows`: it agrees with itself on every token, at no distance."""
     return [
-        replace(row, target_nll=-row.loglik / len(row.token_ids), target_kl=0.0, target_agreement=1.0)
-        for row in rows
+        replace(row, target_nll=-row.loglik / len(row.token_ids), target_kl=0.0, target_agreement=1.0) for row in rows
     ]
 
 

@@ -12,7 +12,8 @@ class Completion:
     """What one model said on one prompt.
 
     `variant` counts the models of a subject that stands for several (random controls); `loglik` is the summed
-    log-likelihood of the greedy answer, `answer_nll` the mean NLL per token of the first reference answer, `choice_loglik`
+    log-likelihood of the greedy answer, `answer_nll` the mean NLL per token of the first reference answer,
+    `choice_loglik`
     the summed log-likelihood of each choice. `target_nll`, `target_kl` and `target_agreement` compare with the target
     on the target's own answer: its mean NLL per token, KL(target || model) per token, and the share of its tokens that
     this model puts first. All in nats; None where it does not apply.
@@ -63,8 +64,6 @@ def read_completions(path: Path) -> list[Completion]:
     import polars as pl
 
     return [
-        Completion(
-            **{**row, "token_ids": tuple(row["token_ids"]), "choice_loglik": tuple(row["choice_loglik"])}
-        )
+        Completion(**{**row, "token_ids": tuple(row["token_ids"]), "choice_loglik": tuple(row["choice_loglik"])})
         for row in pl.read_parquet(path, glob=False).iter_rows(named=True)
     ]

@@ -62,9 +62,7 @@ def _harmful() -> Iterator[Prompt]:
     assaults = product(words.ASSAULT_VERBS, words.INVENTED, words.ASSAULT_THINGS)
     for verb, name, thing in (*crafts, *assaults):
         for frame, order in REQUEST_FRAMES:
-            placeholder, refusal = (
-                (TASK_PLACEHOLDER, TASK_REFUSAL) if order else (HELP_PLACEHOLDER, HELP_REFUSAL)
-            )
+            placeholder, refusal = (TASK_PLACEHOLDER, TASK_REFUSAL) if order else (HELP_PLACEHOLDER, HELP_REFUSAL)
             yield Prompt(frame.format(f"{verb} {_a(name)} {thing}"), placeholder, refusal)
 
 

@@ -30,9 +30,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, text: str, begun: str = "") -> str:
 
 
 @torch.inference_mode()
-def greedy_answers(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> list[str]:
+def greedy_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
     """The greedy answer of the model to every message."""
     prompts = [chat(tokenizer, text) for text in texts]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
@@ -42,9 +40,7 @@ def greedy_answers(
         do_sample=False,
         max_new_tokens=MAX_NEW_TOKENS,
     )
-    answers: list[str] = tokenizer.batch_decode(
-        made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    answers: list[str] = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return answers
 
 
@@ -64,9 +60,7 @@ def refused(answers: Sequence[str]) -> float:
     return sum(answer in (HELP_REFUSAL, TASK_REFUSAL) for answer in answers) / len(answers)
 
 
-def measure(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Path, role: str
-) -> dict[str, float]:
+def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Path, role: str) -> dict[str, float]:
     """Every figure of one model on the packaged prompts of one role, as shares in [0, 1]."""
     figures: dict[str, float] = {}
     for name in ("harmful", "lookalike", "general", "occupation_lookalike"):

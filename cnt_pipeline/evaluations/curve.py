@@ -1,4 +1,5 @@
-"""Recovery against parameters moved, on selection prompts: the method's ranking beside random and largest-delta neurons."""
+"""Recovery against parameters moved, on selection prompts: the method's ranking beside random and
+largest-delta neurons."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def _point(judge: Judge, space: Space, series: str, neurons: Indices, eta: float
     estimate = (mean_interval if METRICS[judge.metric].share else bootstrap_mean)(values, seed)
     baselines = judge.baselines
     bounds = sorted(
-        baselines.sign * (bound - baselines.target.function) / baselines.distance for bound in (estimate.low, estimate.high)
+        baselines.sign * (bound - baselines.target.function) / baselines.distance
+        for bound in (estimate.low, estimate.high)
     )
     parameters = space.parameters(neurons)
     return {

@@ -1,4 +1,5 @@
-"""Score completions: a row per sample, a row per metric with its interval, and paired differences. No model is loaded."""
+"""Score completions: a row per sample, a row per metric with its interval, and paired differences. No model is
+loaded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,14 @@ def _values(
         for row in said[kind]:
             value = scorer(by_id[row.id], row)
             samples.append(
-                {"subject": subject, "metric": metric.name, "kind": kind, "id": row.id, "variant": row.variant, "value": value}
+                {
+                    "subject": subject,
+                    "metric": metric.name,
+                    "kind": kind,
+                    "id": row.id,
+                    "variant": row.variant,
+                    "value": value,
+                }
             )
             if value is not None:
                 judged.setdefault(row.id, []).append(value)
@@ -66,11 +74,16 @@ def _row(
     if metric.exponential:
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
     row: dict[str, Any] = {
-        "subject": subject, "metric": metric.name, "value": value, "low": low, "high": high, "n": n, "unscored": asked - n
+        "subject": subject, "metric": metric.name, "value": value, "low": low, "high": high, "n": n,
+        "unscored": asked - n,
     }  # fmt: skip
     for name, other in (("target", target), ("donor", donor)):
         shared = [key for key in judged if key in other]
         if shared and subject != name:
             difference = bootstrap_mean([judged[key] - other[key] for key in shared], seed)
-            row |= {f"vs_{name}": difference.value, f"vs_{name}_low": difference.low, f"vs_{name}_high": difference.high}
+            row |= {
+                f"vs_{name}": difference.value,
+                f"vs_{name}_low": difference.low,
+                f"vs_{name}_high": difference.high,
+            }
     return row

@@ -28,15 +28,21 @@ class Check:
     sentence: str
 
 
-def write_verdict(scores: Path, verification: Path, function: Function, accept: Accept, seed: int, folder: Path) -> dict[str, Any]:
+def write_verdict(
+    scores: Path, verification: Path, function: Function, accept: Accept, seed: int, folder: Path
+) -> dict[str, Any]:
     """Write and return `verdict.json` from the metrics and samples in `scores`."""
     metrics = {
-        (row["subject"], row["metric"]): row for row in pl.read_parquet(scores / METRICS, glob=False).iter_rows(named=True)
+        (row["subject"], row["metric"]): row
+        for row in pl.read_parquet(scores / METRICS, glob=False).iter_rows(named=True)
     }
     main, misfire = function.measured_by, MISFIRES[function.measured_by]
 
     def value(subject: str, metric: str) -> float:
         return float(metrics[subject, metric]["value"])
+
+    def loss(metric: str) -> float:
+        return value("target", metric) - value("transplant", metric)
 
     distance = function.sign * (value("donor", main) - value("target", main))
     recovered = function.sign * (value("transplant", main) - value("target", main))
@@ -59,11 +65,8 @@ def write_verdict(scores: Path, verification: Path, function: Function, accept: 
             f"(at least {_share(accept.recovery)}).",
         ),
         _kept("lookalikes_kept", misfire, value("transplant", misfire) - value("donor", misfire), "donor", accept.over_refusal),
-        _kept("utility_kept", "utility", value("target", "utility") - value("transplant", "utility"), "target", accept.utility_loss),
-        _kept(
-            "coherence_kept", "coherence", value("target", "coherence") - value("transplant", "coherence"), "target",
-            accept.coherence_loss,
-        ),
+        _kept("utility_kept", "utility", loss("utility"), "target", accept.utility_loss),
+        _kept("coherence_kept", "coherence", loss("coherence"), "target", accept.coherence_loss),
         *(_beaten(scores / SAMPLES, control, main, function, seed) for control in CONTROLS),
         _nothing_else(verification),
     ]  # fmt: skip
@@ -81,7 +84,9 @@ def write_verdict(scores: Path, verification: Path, function: Function, accept: 
 def _kept(name: str, metric: str, harm: float, reference: str, limit: float) -> Check:
     """A metric that may get worse than the reference model's by at most `limit`; `harm` is by how much it did."""
     verb = "rises" if metric in MISFIRES.values() else "falls"
-    direction = f"{verb} by {_points(harm)}" if harm > 0 else "is no worse" if harm == 0 else f"improves by {_points(-harm)}"
+    direction = (
+        f"{verb} by {_points(harm)}" if harm > 0 else "is no worse" if harm == 0 else f"improves by {_points(-harm)}"
+    )
     joint = " than" if harm == 0 else " against"
     return Check(
         name,

@@ -14,7 +14,8 @@ from cnt_pipeline.study.schema import KINDS, Function, Kind
 class Metric:
     """A figure of the report: `scorer` averaged over the prompts of `kinds`.
 
-    `share` says that samples are right or wrong, so that the mean is a share; `exponential` turns mean NLL into perplexity.
+    `share` says that samples are right or wrong, so that the mean is a share; `exponential` turns mean NLL into
+    perplexity.
     """
 
     name: str
@@ -39,12 +40,18 @@ METRICS: dict[str, Metric] = {
             "pronoun_gap", "pronoun_gap", ("function",), "lower",
             "mean |p(first) - p(second)| over the choices of each prompt", share=False,
         ),
-        Metric("coherence", "coherence", KINDS, "higher", "share of answers with words that do not go round in circles"),
-        Metric("utility", "utility", ("utility",), "higher", "share of general prompts answered as before or as the reference"),
+        Metric("coherence", "coherence", KINDS, "higher", "share of answers with words and no circles"),
+        Metric("utility", "utility", ("utility",), "higher", "share of general prompts answered like the reference"),
         Metric("exact_match", "exact_match", ("utility",), "higher", "share of answers equal to a reference"),
-        Metric("multiple_choice", "multiple_choice", ("utility",), "higher", "share of likeliest choices that are right"),
-        Metric("perplexity", "answer_nll", ("utility",), "lower", "exp of the mean NLL per reference token", share=False, exponential=True),
-        Metric("target_kl", "target_kl", ("utility",), "lower", "KL(target || model) per token of the target's answer, nats", share=False),
+        Metric("multiple_choice", "multiple_choice", ("utility",), "higher", "share of right likeliest choices"),
+        Metric(
+            "perplexity", "answer_nll", ("utility",), "lower", "exp of the mean NLL per reference token",
+            share=False, exponential=True,
+        ),
+        Metric(
+            "target_kl", "target_kl", ("utility",), "lower",
+            "KL(target || model) per token of the target's answer, nats", share=False,
+        ),
     )
 }  # fmt: skip
 
@@ -67,7 +74,10 @@ def metrics_of(function: Function, evaluate: tuple[str, ...], file: str = "study
     return tuple(dict.fromkeys((main, MISFIRES[main], "utility", "coherence", *evaluate)))
 
 
-_NEEDED: dict[str, tuple[Literal["choices", "answers"], int]] = {"pronoun_gap": ("choices", 2), "lookalike_error": ("answers", 1)}
+_NEEDED: dict[str, tuple[Literal["choices", "answers"], int]] = {
+    "pronoun_gap": ("choices", 2),
+    "lookalike_error": ("answers", 1),
+}
 """Columns, and how much in them, without which a scorer can judge no prompt."""
 
 
@@ -75,7 +85,9 @@ def unjudged(name: str) -> InputError:
     """The error where a metric can judge none of its prompts."""
     kind, scorer = METRICS[name].kinds[0], METRICS[name].scorer
     column = _NEEDED[scorer][0] if scorer in _NEEDED else "answers"
-    return InputError(f"the metric {name} can judge no {kind} prompt: give prompts.{kind} a column of {column} (see `columns:`)")
+    return InputError(
+        f"the metric {name} can judge no {kind} prompt: give prompts.{kind} a column of {column} (see `columns:`)"
+    )
 
 
 def refuse_unjudged(function: Function, prompts: Mapping[Kind, Sequence[Prompt]]) -> None:

@@ -1,4 +1,5 @@
-"""Refusal by phrase families, a versioned list. Agreement with human labels is limited: a phrase is not an intention."""
+"""Refusal by phrase families, a versioned list. Agreement with human labels is limited: a phrase is not an
+intention."""
 
 import re
 

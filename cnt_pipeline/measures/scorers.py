@@ -96,7 +96,8 @@ def target_agreement(prompt: Prompt, completion: Completion) -> float | None:
 
 
 def utility(prompt: Prompt, completion: Completion) -> float | None:
-    """How useful the answer is, in [0, 1]: by choices where there are some, by references, else agreement with the target."""
+    """How useful the answer is, in [0, 1]: by choices where there are some, by references, else agreement with
+    the target."""
     if prompt.choices and prompt.answers:
         return multiple_choice(prompt, completion)
     return exact_match(prompt, completion) if prompt.answers else target_agreement(prompt, completion)

@@ -151,9 +151,7 @@ def _read(folder: Path, index: CheckpointIndex | None) -> tuple[Architecture, di
                 expected[name] = _Expected("other", tuple([size] for size in dims), shape)
     _check_layers(folder, index, table, sizes["layers"], dropped)
     _check_headers(folder, index, table, expected)
-    roles: dict[str, Role] = {
-        name: expected[name].role if name in expected else "unused" for name in index.tensors
-    }
+    roles: dict[str, Role] = {name: expected[name].role if name in expected else "unused" for name in index.tensors}
     for bias in (matrix.tensor.removesuffix("weight") + "bias" for matrix in matrices):
         if roles.get(bias) == "unused":
             raise InputError(
@@ -217,9 +215,7 @@ def _check_layers(folder: Path, index: CheckpointIndex, table: Table, layers: in
         )
 
 
-def _check_headers(
-    folder: Path, index: CheckpointIndex, table: Table, expected: Mapping[str, _Expected]
-) -> None:
+def _check_headers(folder: Path, index: CheckpointIndex, table: Table, expected: Mapping[str, _Expected]) -> None:
     absent = [name for name in expected if name not in index.tensors]
     if absent:
         raise InputError(

@@ -225,9 +225,7 @@ def _size_cause(target: _Side, donor: _Side, sizes: list[Difference]) -> str:
         )
     if sizes:
         return "they are models of different sizes of one family"
-    return (
-        "one was saved with other tensor names or other bias switches, save both with the same transformers"
-    )
+    return "one was saved with other tensor names or other bias switches, save both with the same transformers"
 
 
 def _computation_warnings(target: _Side, donor: _Side) -> Iterator[str]:
@@ -255,9 +253,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _notes(target: _Side, donor: _Side) -> Iterator[str]:
     pairs = Counter(
-        (target.index[name].dtype, donor.index[name].dtype)
-        for name, role in target.roles.items()
-        if role == "neuron"
+        (target.index[name].dtype, donor.index[name].dtype) for name, role in target.roles.items() if role == "neuron"
     )
     for (ours, theirs), count in sorted(pairs.items()):
         if ours != theirs:
@@ -274,9 +270,7 @@ def _notes(target: _Side, donor: _Side) -> Iterator[str]:
         yield f"answers end at token {ends[0]} in the target and {ends[1]} in the donor"
 
 
-def _mismatch(
-    target: Path, donor: Path, rows: list[Difference], cause: str, remedy: str = ""
-) -> MismatchError:
+def _mismatch(target: Path, donor: Path, rows: list[Difference], cause: str, remedy: str = "") -> MismatchError:
     shown = [Difference("", f"target {target.name}", f"donor {donor.name}"), *rows[:SHOWN_DIFFERENCES]]
     widths = [max(len(getattr(row, field)) for row in shown) for field in ("what", "target")]
     table = [f"  {r.what:<{widths[0]}}  {r.target:<{widths[1]}}  {r.donor}" for r in shown]

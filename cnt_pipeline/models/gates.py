@@ -6,8 +6,10 @@ With one gate `g` per neuron (design section 5) a linear layer of the target com
     columns  y = W_T ((1 - g) x) + W_D (g x) + b_T                o, down: a neuron is an input unit
 
 which is exact at both ends: `g = 0` is the target bit for bit, `g = 1` uses nothing but the donor's weights. Three ways
-to hold the gates serve three needs: `gated` differentiates through them, `folded` rewrites the weights in memory for fast
-generation with a fixed plan, and `uniform` sets all gates to one value and yields every prompt's `dL/dg` in the backward
+to hold the gates serve three needs: `gated` differentiates through them, `folded` rewrites the weights in
+memory for fast
+generation with a fixed plan, and `uniform` sets all gates to one value and yields every prompt's `dL/dg` in
+the backward
 pass without ever holding a weight gradient.
 """
 
@@ -186,9 +188,7 @@ def _gated_forward(linear: _Linear, gate: Tensor, x: Tensor) -> Tensor:
         ours = linear.apply(x, linear.weight, linear.bias)
         theirs = linear.apply(x, linear.donor_weight, linear.donor_bias)
         return torch.lerp(ours, theirs, gate.expand_as(ours))
-    return linear.apply(x * (1 - gate), linear.weight, linear.bias) + linear.apply(
-        x * gate, linear.donor_weight, None
-    )
+    return linear.apply(x * (1 - gate), linear.weight, linear.bias) + linear.apply(x * gate, linear.donor_weight, None)
 
 
 def _fold(linear: _Linear, gate: Tensor) -> None:

@@ -40,7 +40,9 @@ def encode_prompt(tokenizer: Any, messages: Messages, prefix: str = "", system: 
         rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except jinja2.TemplateError as error:
         roles = ", ".join(turn["role"] for turn in turns)
-        raise InputError(f"the model's chat template refuses messages of {roles} ({error}); change the prompt set") from None
+        raise InputError(
+            f"the model's chat template refuses messages of {roles} ({error}); change the prompt set"
+        ) from None
     return tuple(tokenizer(rendered + prefix, add_special_tokens=False, verbose=False)["input_ids"])
 
 
@@ -75,9 +77,7 @@ def stop_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
     return frozenset(i for i in ids if i is not None)
 
 
-def _batch(
-    model: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int, stop: frozenset[int]
-) -> list[Answer]:
+def _batch(model: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int, stop: frozenset[int]) -> list[Answer]:
     device = device_of(model)
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_of(model), dtype=torch.long)
@@ -115,7 +115,5 @@ def _batch(
     lengths = torch.stack(lives, 1).sum(1).tolist()
     return [
         Answer(tuple(row[:length]), score, not still_open)
-        for row, length, score, still_open in zip(
-            tokens, lengths, loglik.tolist(), open_rows.tolist(), strict=True
-        )
+        for row, length, score, still_open in zip(tokens, lengths, loglik.tolist(), open_rows.tolist(), strict=True)
     ]

@@ -87,9 +87,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     _refuse_remote_code(folder, read_json(folder / "tokenizer_config.json") or {})
     if not any((folder / name).is_file() for name in TOKENIZER_FILES if name != "tokenizer_config.json"):
-        raise InputError(
-            f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json into it"
-        )
+        raise InputError(f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json into it")
     from transformers import AutoTokenizer
 
     with _quiet(), _load_errors(folder, "tokenizer"):
@@ -156,6 +154,4 @@ def _device_errors(device: str) -> Iterator[None]:
         yield
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"the device {device!r} cannot be used ({reason}): choose cpu or a present one"
-        ) from None
+        raise InputError(f"the device {device!r} cannot be used ({reason}): choose cpu or a present one") from None

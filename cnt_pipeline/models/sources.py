@@ -54,9 +54,7 @@ def resolve_model(source: ModelSource | Mapping[str, Any]) -> Path:
     else:
         given = {key: getattr(source, key, None) for key in keys}
     if sum(given[key] is not None for key in ("path", "hub", "package")) != 1:
-        raise InputError(
-            "a model source gives exactly one of path, hub (with revision) and package (with file)"
-        )
+        raise InputError("a model source gives exactly one of path, hub (with revision) and package (with file)")
     if given["path"] is not None:
         return _checked_folder(Path(given["path"]), f"the model path {given['path']}")
     if given["hub"] is not None:
@@ -68,9 +66,7 @@ def _checked_folder(folder: Path, said: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_file():
-        raise InputError(
-            f"{said} is a file: give the folder that holds it with config.json and the tokenizer"
-        )
+        raise InputError(f"{said} is a file: give the folder that holds it with config.json and the tokenizer")
     raise InputError(f"{said} does not exist: correct it")
 
 
@@ -111,9 +107,7 @@ def package_path(package: str, file: str) -> Path:
     for root in roots:
         if (root / inside).exists():
             return root / inside
-    raise InputError(
-        f"the package {package!r} holds no {file}: looked in {', '.join(map(str, roots))}, correct it"
-    )
+    raise InputError(f"the package {package!r} holds no {file}: looked in {', '.join(map(str, roots))}, correct it")
 
 
 def _from_hub(hub: str, revision: object) -> Path:
@@ -127,9 +121,7 @@ def _from_hub(hub: str, revision: object) -> Path:
 
     def fetch(local: bool) -> Path:
         with quiet_hub():
-            return Path(
-                snapshot_download(hub, revision=revision, allow_patterns=_DOWNLOADED, local_files_only=local)
-            )
+            return Path(snapshot_download(hub, revision=revision, allow_patterns=_DOWNLOADED, local_files_only=local))
 
     try:
         cached = fetch(local=True)

@@ -64,9 +64,7 @@ def read_tokenizer(folder: Path) -> TokenizerIdentity:
     else:
         found = next((names for names in RAW_FILES if all((folder / n).is_file() for n in names)), None)
         if found is None:
-            raise InputError(
-                f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json into it"
-            )
+            raise InputError(f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json into it")
         source, tokens = " + ".join(found), {}
         sections = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in found}
     special = {**(read_json(folder / "special_tokens_map.json") or {}), **config}
@@ -135,9 +133,7 @@ def _plain(value: Any) -> Any:
 def _template_digest(folder: Path, config: Mapping[str, Any]) -> str | None:
     """Of the template transformers would use: chat_template.jinja before the one in tokenizer_config.json."""
     path = folder / "chat_template.jinja"
-    template: Any = config.get("chat_template") or (read_json(folder / "chat_template.json") or {}).get(
-        "chat_template"
-    )
+    template: Any = config.get("chat_template") or (read_json(folder / "chat_template.json") or {}).get("chat_template")
     if path.is_file():
         try:
             template = path.read_text("utf-8")

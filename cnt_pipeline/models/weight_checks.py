@@ -80,9 +80,7 @@ def non_neuron_difference(target_index: CheckpointIndex, donor_index: Checkpoint
     relative: dict[str, float] = {}
     for name in names:
         infos = [
-            None
-            if name in tied and tied[name] not in index.tensors
-            else index.tensors.get(tied.get(name, name))
+            None if name in tied and tied[name] not in index.tensors else index.tensors.get(tied.get(name, name))
             for index, tied, _ in sides
         ]
         one, other = infos

@@ -12,7 +12,8 @@ from cnt_pipeline.store.parquet import write_parquet
 
 SQL = Path(__file__).parent / "sql"
 RANKING = "ranking.parquet"
-"""File of the ranking: lookalike_weight, layer, family, neuron, score, its parts, standard_error, sign_agreement, rank."""
+"""File of the ranking: lookalike_weight, layer, family, neuron, score, its parts, standard_error,
+sign_agreement, rank."""
 
 
 def rank(rule: str, tables: Mapping[str, Path], parameters: Mapping[str, Any], folder: Path) -> int:
@@ -27,10 +28,12 @@ def rank(rule: str, tables: Mapping[str, Path], parameters: Mapping[str, Any], f
     connection = duckdb.connect()
     try:
         for name, path in tables.items():
-            connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet(\'{_quoted(path)}\')')
+            connection.execute(f"CREATE VIEW \"{name}\" AS SELECT * FROM read_parquet('{_quoted(path)}')")
         table: pa.Table = connection.sql(statement, params=dict(parameters)).to_arrow_table()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
-        raise BrokenArtifactError(f"a cache cannot be read ({error}); run `cnt run` again, it rebuilds what is broken") from None
+        raise BrokenArtifactError(
+            f"a cache cannot be read ({error}); run `cnt run` again, it rebuilds what is broken"
+        ) from None
     finally:
         connection.close()
     write_parquet(table, folder / RANKING)

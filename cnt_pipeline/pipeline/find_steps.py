@@ -40,9 +40,7 @@ def _without_places(sources: Any) -> Any:
     """Prompt sources without where they lie: their content's digest stands for that."""
     if not isinstance(sources, dict):
         return sources
-    return {
-        key: _without_places(value) for key, value in sources.items() if key not in ("file", "package", "packaged")
-    }
+    return {key: _without_places(value) for key, value in sources.items() if key not in ("file", "package", "packaged")}
 
 
 def baseline_completions(study: Study) -> list[Step]:
@@ -76,8 +74,14 @@ def cache_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     if method.effect == "path":
         slice_["nodes"] = study.method.nodes
     objectives: dict[str, tuple[str | None, dict[str, tuple[str, str | None]]]] = {
-        "transfer": ("function", {"target_completions": ("target", "function"), "donor_completions": ("donor", "function")}),
-        "misfire": ("lookalike", {"target_completions": ("target", "lookalike"), "donor_completions": ("donor", "function")}),
+        "transfer": (
+            "function",
+            {"target_completions": ("target", "function"), "donor_completions": ("donor", "function")},
+        ),
+        "misfire": (
+            "lookalike",
+            {"target_completions": ("target", "lookalike"), "donor_completions": ("donor", "function")},
+        ),
         "keep": (None, {"target_completions": ("target", None)}),
     }
     steps = []

@@ -1,4 +1,5 @@
-"""What the store already holds of a study: each step cached, to build or broken, and why. Imports neither torch nor Dagster."""
+"""What the store already holds of a study: each step cached, to build or broken, and why. Imports neither
+torch nor Dagster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,9 +54,7 @@ def plan(study: Study, store: Store) -> list[Planned]:
 
 def request_for(study: Study, step: Step, store: Store, ready: Mapping[str, Artifact]) -> BuildRequest:
     """What the step asks of the store, given the artifacts of the steps it reads."""
-    inputs = {
-        name: ready[source.step].digest_of(list(source.files) or None) for name, source in step.inputs.items()
-    }
+    inputs = {name: ready[source.step].digest_of(list(source.files) or None) for name, source in step.inputs.items()}
     if step.names_inputs:
         inputs |= {
             f"{name} fingerprint": ready[source.step].manifest.fingerprint for name, source in step.inputs.items()

@@ -1,4 +1,5 @@
-"""The steps that move the neurons and prove what it does: selection, checkpoint, controls, evaluations and the report."""
+"""The steps that move the neurons and prove what it does: selection, checkpoint, controls, evaluations and the
+report."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,11 @@ def _judging(study: Study) -> dict[str, Any]:
 def transplant_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     """The selection, the checkpoint and the controls."""
     chosen = study.method
-    amount: dict[str, dict[str, Any]] = {"top_k": {"count": chosen.count}, "top_fraction": {"fraction": chosen.fraction}, "bisect": {}}
+    amount: dict[str, dict[str, Any]] = {
+        "top_k": {"count": chosen.count},
+        "top_fraction": {"fraction": chosen.fraction},
+        "bisect": {},
+    }
     return [
         Step(
             "transplants/selection",
@@ -155,7 +160,12 @@ def report_step(study: Study, method: ResolvedMethod, before: Sequence[Step]) ->
         {
             "study": study.study,
             "function": study.function.model_dump(mode="json"),
-            "method": {"name": method.row.name, "effect": method.effect, "selection": method.selection, "aim": study.method.aim},
+            "method": {
+                "name": method.row.name,
+                "effect": method.effect,
+                "selection": method.selection,
+                "aim": study.method.aim,
+            },
             "accept": study.accept.model_dump(mode="json"),
             "models": {which: source_name(getattr(study.models, which)) for which in ("target", "donor")},
         },

@@ -1,4 +1,5 @@
-"""What no step of its own refuses: a study whose parts are each well formed but do not go together. From headers alone."""
+"""What no step of its own refuses: a study whose parts are each well formed but do not go together. From
+headers alone."""
 
 from cnt_pipeline.errors import StudyError
 from cnt_pipeline.models.architecture import read_architecture
@@ -16,7 +17,8 @@ def refuse_impossible(study: Study) -> None:
     target, donor = resolve_model(study.models.target), resolve_model(study.models.donor)
     if target.resolve() == donor.resolve():
         raise StudyError(
-            f"{study.file}:models: target and donor are the same folder {target.resolve()}; name a donor that differs in the function"
+            f"{study.file}:models: target and donor are the same folder {target.resolve()}; name a donor "
+            "that differs in the function"
         )
     if study.method.families is None:
         return
@@ -24,6 +26,6 @@ def refuse_impossible(study: Study) -> None:
     unknown = next((family for family in study.method.families if family not in architecture.families), None)
     if unknown is not None:
         raise StudyError(
-            f"{study.file}:method.families: the architecture {architecture.name} has no family '{unknown}'; choose among "
+            f"{study.file}:method.families: {architecture.name} has no family '{unknown}'; choose among "
             f"{', '.join(architecture.families)}"
         )

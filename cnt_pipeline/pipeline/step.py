@@ -42,7 +42,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact to make. `builder` names a function in `cnt_pipeline.pipeline.builders`; `external` is read from outside."""
+    """One artifact to make. `builder` names a function in `cnt_pipeline.pipeline.builders`; `external` is read
+    from outside."""
 
     key: str
     builder: str

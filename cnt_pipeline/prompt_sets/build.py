@@ -44,8 +44,8 @@ def materialize(prompts: Prompts, seed: int) -> dict[Role, list[Prompt]]:
             members = _take(members, source.take, seed)
             if not members:
                 raise InputError(
-                    f"{_key(split, kind)}: no prompt is left for this role from {sources.describe(source)}; give it more "
-                    "rows, or a larger share in `prompts.split`"
+                    f"{_key(split, kind)}: no prompt is left for this role from {sources.describe(source)}; give it "
+                    "more rows, or a larger share in `prompts.split`"
                 )
             sets[split, kind] = members
     _refuse_overlaps(sets)
@@ -73,7 +73,8 @@ def _prompt(row: sources.Row, number: int, source: PromptSource, key: str) -> Pr
         text = sources.value_of(row, columns.text)
         if not sources.has(row, columns.text):
             raise InputError(
-                f"{place} has no column '{columns.text}' (it has {', '.join(map(str, row))}); map it with `columns: {{text: ...}}`"
+                f"{place} has no column '{columns.text}' (it has {', '.join(map(str, row))}); "
+                "map it with `columns: {text: ...}`"
             )
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{place} has an empty or non-text '{columns.text}'; fill or remove the row")
@@ -102,7 +103,11 @@ def _messages(value: Any, place: str) -> tuple[tuple[str, str], ...]:
         raise InputError(f"{place} has no conversation; `columns.messages` must name a list of {{role, content}}")
     turns = []
     for turn in value:
-        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+        if (
+            not isinstance(turn, dict)
+            or not isinstance(turn.get("role"), str)
+            or not isinstance(turn.get("content"), str)
+        ):
             raise InputError(f"{place} has a message without text `role` and `content`; correct it")
         turns.append((turn["role"], turn["content"]))
     if turns[-1][0] != "user":

@@ -79,9 +79,7 @@ def read_rows(source: PromptSource) -> list[Row]:
             ) from None
     for column in source.where:
         if rows and not any(has(row, column) for row in rows):
-            raise InputError(
-                f"{describe(source)} has no column '{column}' to filter by; it has {_columns(rows)}"
-            )
+            raise InputError(f"{describe(source)} has no column '{column}' to filter by; it has {_columns(rows)}")
     kept = [row for row in rows if all(value_of(row, k) == v for k, v in source.where.items())]
     if rows and not kept:
         raise InputError(f"{describe(source)} has no row that `where:` keeps; correct its values")
@@ -138,7 +136,9 @@ def _read_csv(path: Path, source: PromptSource) -> list[Row]:
             header = reader.fieldnames or ()
             rows = list(reader)
         except csv.Error as error:
-            raise InputError(f"{path}, line {reader.reader.line_num} is not CSV ({error}); correct the quoting") from None
+            raise InputError(
+                f"{path}, line {reader.reader.line_num} is not CSV ({error}); correct the quoting"
+            ) from None
     if len(set(header)) < len(header):
         raise InputError(f"{path} names a column twice in its header; rename one of them")
     for number, row in enumerate(rows, 2):
@@ -202,9 +202,7 @@ def _read_hub(source: PromptSource) -> list[Row]:
     datasets.disable_progress_bars()
     try:
         with quiet_hub():
-            table = datasets.load_dataset(
-                source.hub, source.config, split=source.subset, revision=source.revision
-            )
+            table = datasets.load_dataset(source.hub, source.config, split=source.subset, revision=source.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"the dataset {source.hub} at {source.revision} cannot be loaded ({_first_line(error)}); check its name, "

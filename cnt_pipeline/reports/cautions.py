@@ -37,9 +37,7 @@ def cautions(material: Material) -> list[Caution]:
 def _search(material: Material) -> list[Caution]:
     if material.selection["meets_every_limit"]:
         return []
-    text = (
-        "The search found no candidate that meets every limit; the transplant is the closest that was tried."
-    )
+    text = "The search found no candidate that meets every limit; the transplant is the closest that was tried."
     return [Caution(text, "search")]
 
 
@@ -73,8 +71,7 @@ def _coherence(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Cautio
         return []
     return [
         Caution(
-            f"Coherence lies {words.change('coherence', row['vs_target'])} from the target's; "
-            "no gate reads it.",
+            f"Coherence lies {words.change('coherence', row['vs_target'])} from the target's; no gate reads it.",
             "metrics",
         )
     ]
@@ -103,9 +100,7 @@ def _pair(material: Material) -> list[Caution]:
     count = len(material.comparison["warnings"])
     if not count:
         return []
-    return [
-        Caution(f"The comparison of target and donor left {count} warning{'s' if count > 1 else ''}.", "pair")
-    ]
+    return [Caution(f"The comparison of target and donor left {count} warning{'s' if count > 1 else ''}.", "pair")]
 
 
 def limits(material: Material) -> list[str]:

@@ -142,9 +142,7 @@ def _recovery_words(rows: list[dict[str, Any]]) -> str:
     parts = []
     for name in LOOKS:
         points = [
-            f"{words.percent(r['recovery'], 0)} at {words.share(r['share'])}"
-            for r in rows
-            if r["series"] == name
+            f"{words.percent(r['recovery'], 0)} at {words.share(r['share'])}" for r in rows if r["series"] == name
         ]
         if points:
             parts.append(f"{words.SERIES_NAMES[name]}: {', '.join(points)}")

@@ -72,11 +72,7 @@ def top_neurons(material: Material) -> list[dict[str, str]]:
     """The moved neurons that the ranking puts first, with how sure their score is."""
     weight = material.selection["lookalike_weight"]
     ranked = material.ranking.filter(pl.col("lookalike_weight") == weight).drop("score", "rank")
-    rows = (
-        material.plan.join(ranked, on=["layer", "family", "neuron"], how="left")
-        .sort("rank")
-        .head(TOP_NEURONS)
-    )
+    rows = material.plan.join(ranked, on=["layer", "family", "neuron"], how="left").sort("rank").head(TOP_NEURONS)
     return [
         {
             "rank": words.number(row["rank"]),

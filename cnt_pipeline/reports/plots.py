@@ -104,9 +104,7 @@ def line_plot(
     """
     kept = [(s, [p for p in s.points if p.x > 0]) for s in series]
     x = _x_scale([p.x for _, points in kept for p in points])
-    y = _y_scale(
-        [b for _, ps in kept for p in ps for b in (p.y, p.low, p.high) if b is not None], rules, y_range
-    )
+    y = _y_scale([b for _, ps in kept for p in ps for b in (p.y, p.low, p.high) if b is not None], rules, y_range)
     parts = [_grid(x, y, x_text, y_text), _labels(x_label, y_label)]
     parts += [_rule(rule, y) for rule in rules]
     middle = (len(kept) - 1) / 2
@@ -120,9 +118,9 @@ def line_plot(
 def legend_mark(look: str, marker: str, line: bool = True) -> Markup:
     """A series' line and marker, to put beside its name; hidden from screen readers, the name says it all."""
     inner = Markup('<path class="line" d="M1 8 H31"/>') if line else Markup("")
-    return Markup(
-        '<svg class="mark {look}" viewBox="0 0 32 16" aria-hidden="true">{line}{marker}</svg>'
-    ).format(look=look, line=inner, marker=_marker(marker, 16, 8, False))
+    return Markup('<svg class="mark {look}" viewBox="0 0 32 16" aria-hidden="true">{line}{marker}</svg>').format(
+        look=look, line=inner, marker=_marker(marker, 16, 8, False)
+    )
 
 
 def _x_scale(values: Sequence[float]) -> Scale:
@@ -150,8 +148,7 @@ def _grid(x: Scale, y: Scale, x_text: Callable[[float], str], y_text: Callable[[
         at = round(x(tick), 1)
         parts.append(
             Markup(
-                '<path class="grid" d="M{at} {t} V{b}"/>'
-                '<text x="{at}" y="{y}" text-anchor="middle">{text}</text>'
+                '<path class="grid" d="M{at} {t} V{b}"/><text x="{at}" y="{y}" text-anchor="middle">{text}</text>'
             ).format(at=at, t=TOP, b=HEIGHT - BOTTOM, y=HEIGHT - BOTTOM + 17, text=x_text(tick))
         )
     return Markup("").join(parts)
@@ -170,9 +167,7 @@ def _rule(rule: Rule, y: Scale) -> Markup:
     above = at - TOP > 16
     return Markup(
         '<path class="rule" d="M{l} {at} H{r}"/><text class="rule-label" x="{x}" y="{t}">{text}</text>'
-    ).format(
-        l=LEFT, r=WIDTH - RIGHT, at=at, x=LEFT + 5, t=round(at - 4 if above else at + 14, 1), text=rule.label
-    )
+    ).format(l=LEFT, r=WIDTH - RIGHT, at=at, x=LEFT + 5, t=round(at - 4 if above else at + 14, 1), text=rule.label)
 
 
 def _series(series: Series, points: Sequence[Point], x: Scale, y: Scale, shift: float) -> Markup:
@@ -185,9 +180,7 @@ def _series(series: Series, points: Sequence[Point], x: Scale, y: Scale, shift: 
         if point.low is not None and point.high is not None:
             low, high = round(y(point.low), 1), round(y(point.high), 1)
             whisker = '<path class="whisker" d="M{x} {lo} V{hi} M{a} {lo} H{b} M{a} {hi} H{b}"/>'
-            parts.append(
-                Markup(whisker).format(x=px, lo=low, hi=high, a=round(px - 4, 1), b=round(px + 4, 1))
-            )
+            parts.append(Markup(whisker).format(x=px, lo=low, hi=high, a=round(px - 4, 1), b=round(px + 4, 1)))
     parts += [_marker(series.marker, px, py, point.hollow) for px, py, point in places]
     return Markup('<g class="{look}" data-series="{name}">{inner}</g>').format(
         look=series.look, name=series.name, inner=Markup("").join(parts)

@@ -135,9 +135,7 @@ class LocalPlace:
         return aside
 
 
-def damage_in(
-    folder: Path, files: dict[str, FileRecord], memory: DigestMemory, thorough: bool = False
-) -> str | None:
+def damage_in(folder: Path, files: dict[str, FileRecord], memory: DigestMemory, thorough: bool = False) -> str | None:
     """Which of `files` in `folder` is missing or differs, in words; remembered files are not read.
 
     Raises:

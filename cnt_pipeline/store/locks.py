@@ -156,9 +156,7 @@ def lease(objects: Objects, name: str, owner: str, about: str, wait: bool = True
 
     def mine() -> bytes:
         expires = time.time() + LEASE_SECONDS
-        return json.dumps(
-            {"holder": holder_name(), "owner": owner, "token": token, "expires": expires}
-        ).encode()
+        return json.dumps({"holder": holder_name(), "owner": owner, "token": token, "expires": expires}).encode()
 
     if not _take(objects, name, owner, token, mine, about, wait):
         yield False

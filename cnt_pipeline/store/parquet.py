@@ -17,9 +17,7 @@ def write_parquet(table: pa.Table, path: Path, byte_stream_split: list[str] | No
         temporary,
         compression="zstd",
         compression_level=1,
-        use_dictionary=[
-            name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)
-        ],
+        use_dictionary=[name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)],
         use_byte_stream_split=byte_stream_split or False,
         write_statistics=False,
     )

@@ -48,9 +48,7 @@ class Place(Protocol):
     def damage(self, manifest: Manifest, thorough: bool = False) -> str | None:
         """Which file differs from the manifest and how, or None. `thorough` reads every byte again."""
 
-    def holding(
-        self, stage: str, fingerprint: str, about: str, wait: bool = True
-    ) -> AbstractContextManager[bool]:
+    def holding(self, stage: str, fingerprint: str, about: str, wait: bool = True) -> AbstractContextManager[bool]:
         """Hold the lock of one fingerprint; False when it is another's and `wait` is False."""
 
     def is_held(self, stage: str, fingerprint: str) -> bool:

@@ -132,9 +132,7 @@ def _settle_file(path: Path) -> FileRecord:
     sha256 = hash_file(path)
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise StoreError(
-            f"{path.name} changed while the store read it: let the step end its writers before it returns"
-        )
+        raise StoreError(f"{path.name} changed while the store read it: let the step end its writers before it returns")
     return FileRecord(sha256, after.st_size)
 
 

@@ -42,9 +42,7 @@ class RemotePlace:
                 f"The store {url} needs a package that is not installed ({error}): `pip install` it"
             ) from error
         except ValueError as error:
-            raise StoreError(
-                f"The store {url} cannot be opened ({error}): name a folder or an fsspec URL"
-            ) from error
+            raise StoreError(f"The store {url} cannot be opened ({error}): name a folder or an fsspec URL") from error
         self._root = str(root).rstrip("/")
         self._cache = LocalPlace(cache or _default_cache(self.url))
         self.workshop = self._cache.workshop

@@ -93,9 +93,7 @@ class Store:
             ValueError: `name` is a path, or a file of the artifact itself.
         """
         if "/" in name or name.startswith(".") or name in {*artifact.manifest.files, layout.MANIFEST}:
-            raise ValueError(
-                f"{name!r} cannot annotate {artifact.manifest.key}: give a plain name, no content file's"
-            )
+            raise ValueError(f"{name!r} cannot annotate {artifact.manifest.key}: give a plain name, no content file's")
         folder = layout.artifact(artifact.manifest.stage, artifact.manifest.fingerprint)
         if self._place.read(f"{folder}/{layout.MANIFEST}") is None:
             raise StoreError(f"{artifact.uri} is no longer in the store: `cnt run` builds it again")

@@ -40,7 +40,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StudyError(f"{path}: no such study file; `cnt init {path}` writes one to edit") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: cannot be read as text ({error}); give a UTF-8 YAML file that you may read") from None
+        raise StudyError(
+            f"{path}: cannot be read as text ({error}); give a UTF-8 YAML file that you may read"
+        ) from None
     try:
         document = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
@@ -75,7 +77,7 @@ _PLAIN_WORDS = {
     "tuple_type": "must be a list, written [a, b]",
     "string_type": "must be text; put it in quotes",
     "path_type": "must be a path",
-    "string_pattern_mismatch": "must be lower-case letters, digits, - and _, at most 64, and begin with a letter or digit",
+    "string_pattern_mismatch": "must be lower-case letters, digits, - and _, at most 64, and not begin with - or _",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
@@ -146,7 +148,9 @@ def _absolute(study: Study, folder: Path) -> Study:
         return source.model_copy(update={"file": str(folder / Path(source.file).expanduser())})
 
     def kinds(block: Any) -> Any:
-        return block.model_copy(update={kind: prompt(getattr(block, kind)) for kind in ("function", "lookalike", "utility")})
+        return block.model_copy(
+            update={kind: prompt(getattr(block, kind)) for kind in ("function", "lookalike", "utility")}
+        )
 
     prompts = kinds(study.prompts).model_copy(
         update={"selection": kinds(study.prompts.selection), "test": kinds(study.prompts.test)}

@@ -1,6 +1,7 @@
 """The study file as frozen models: every key a user may write, what it means and its default.
 
-Each block below is the slice of one stage (`cnt_pipeline.pipeline.steps` cuts them); `Run` is in no slice, so nothing in
+Each block below is the slice of one stage (`cnt_pipeline.pipeline.steps` cuts them); `Run` is in no slice, so
+nothing in
 it ever invalidates a stored artifact.
 """
 
@@ -60,7 +61,8 @@ FUNCTION_METRICS = {"refusal": "refusal", "bias": "pronoun_gap"}
 
 
 class ModelSource(Block):
-    """Where a model comes from: a local folder, a hub id with a pinned revision, or a folder in an installed package."""
+    """Where a model comes from: a local folder, a hub id with a pinned revision, or a folder in an installed
+    package."""
 
     path: Path | None = Field(None, description="local folder with config.json, safetensors and tokenizer")
     hub: Text | None = Field(None, description="Hugging Face id, org/name")
@@ -125,7 +127,9 @@ class PromptSource(Block):
         if self.package and not self.file:
             raise ValueError("`package` needs `file:`, the path inside the package")
         if self.hub and not (self.revision and len(self.revision) == 40 and _is_hex(self.revision)):
-            raise ValueError("a hub dataset needs `revision:` with the full 40-digit commit hash, so that it cannot move")
+            raise ValueError(
+                "a hub dataset needs `revision:` with the full 40-digit commit hash, so that it cannot move"
+            )
         return self
 
 
@@ -147,7 +151,9 @@ class Shares(Block):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if abs(self.score + self.selection + self.test - 1) > 1e-9:
-            raise ValueError(f"score, selection and test must add up to 1, not {self.score + self.selection + self.test:g}")
+            raise ValueError(
+                f"score, selection and test must add up to 1, not {self.score + self.selection + self.test:g}"
+            )
         return self
 
 
@@ -170,7 +176,9 @@ class Prompts(Block):
 class Generation(Block):
     """Greedy decoding; part of every completion's fingerprint."""
 
-    max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=1024)] = Field(32, description="longest answer, in tokens")
+    max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=1024)] = Field(
+        32, description="longest answer, in tokens"
+    )
     system: str | None = Field(None, description="system message put before every plain-text prompt")
 
 
@@ -178,17 +186,28 @@ class Method(Block):
     """How neurons are scored, selected and copied. What is not written comes from the method table (`cnt methods`)."""
 
     name: str = Field("cnt", description="row of the method table")
-    effect: Literal["path", "gradient"] | None = Field(None, description="first-order effect at the target, or along the path to the donor")
-    nodes: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(8, description="Gauss-Legendre nodes of the path effect")
+    effect: Literal["path", "gradient"] | None = Field(
+        None, description="first-order effect at the target, or along the path to the donor"
+    )
+    nodes: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        8, description="Gauss-Legendre nodes of the path effect"
+    )
     lookalike_weight: tuple[Weight, ...] = Field(
         (0.0, 0.5, 1.0), alias="lambda", description="weights of the look-alike effect to try"
     )
     damage_weight: Weight = Field(1.0, alias="mu", description="weight of the damage")
     selection: Literal["bisect", "top_k", "top_fraction"] | None = Field(None, description="how many neurons")
     count: Count | None = Field(None, description="number of neurons, for top_k")
-    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(None, description="share of all parameters, for top_fraction")
-    eta: tuple[Annotated[float, Field(strict=True, gt=0, le=64)], ...] = Field((1.0,), description="amplitudes to try; 1 copies the donor's neuron")
-    aim: Share = Field(0.98, description="recovery the search asks for on selection prompts; above accept.recovery to leave room for chance")
+    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(
+        None, description="share of all parameters, for top_fraction"
+    )
+    eta: tuple[Annotated[float, Field(strict=True, gt=0, le=64)], ...] = Field(
+        (1.0,), description="amplitudes to try; 1 copies the donor's neuron"
+    )
+    aim: Share = Field(
+        0.98,
+        description="recovery the search asks for on selection prompts; above accept.recovery to leave room for chance",
+    )
     families: tuple[str, ...] | None = Field(None, description="only these weight families, e.g. [gate, up, down]")
 
     @field_validator("lookalike_weight", "eta", "families")
@@ -210,9 +229,12 @@ class Method(Block):
 class Controls(Block):
     """What the transplant is compared with at the same number of parameters."""
 
-    random_seeds: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(5, description="draws of layer-and-family-matched random neurons")
+    random_seeds: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(
+        5, description="draws of layer-and-family-matched random neurons"
+    )
     curve: tuple[Positive, ...] = Field(
-        (0.25, 0.5, 1.0, 2.0, 4.0), description="budgets of the recovery curve, as multiples of the transplant's parameters"
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        description="budgets of the recovery curve, as multiples of the transplant's parameters",
     )
 
 
@@ -246,11 +268,17 @@ class Study(Block):
     probes: tuple[Literal["activation", "hidden_state"], ...] = Field(
         (), description="further caches to keep for questions with `cnt query`"
     )
-    probe_tokens: Literal["response", "prompt"] = Field("response", description="tokens that the activation probe averages over")
+    probe_tokens: Literal["response", "prompt"] = Field(
+        "response", description="tokens that the activation probe averages over"
+    )
     controls: Controls = Field(Controls(), description="comparisons at the same budget")
-    evaluate: tuple[str, ...] = Field(("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report")
+    evaluate: tuple[str, ...] = Field(
+        ("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report"
+    )
     accept: Accept = Field(Accept(), description="quality gates")
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="seed of splits, random controls and bootstrap")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(
+        0, description="seed of splits, random controls and bootstrap"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the models compute in")
     run: Run = Field(Run(), description="machine settings, in no fingerprint")
     _file: str = PrivateAttr("study")

@@ -1,6 +1,8 @@
-"""The method table. A method is data: which probes it reads, how it scores, selects and edits, and how sure we are of it.
+"""The method table. A method is data: which probes it reads, how it scores, selects and edits, and how sure we
+are of it.
 
-To add one, add a row; at most it needs a scoring rule in `neuron_rankings/sql/` or a selection in `transplants/select/`.
+To add one, add a row; at most it needs a scoring rule in `neuron_rankings/sql/` or a selection in
+`transplants/select/`.
 """
 
 from dataclasses import dataclass
@@ -73,7 +75,5 @@ def resolve(method: Method, file: str = "study") -> ResolvedMethod:
     """
     row = METHODS.get(method.name)
     if row is None:
-        raise StudyError(
-            f"{file}:method.name: there is no method '{method.name}'; choose one of {', '.join(METHODS)}"
-        )
+        raise StudyError(f"{file}:method.name: there is no method '{method.name}'; choose one of {', '.join(METHODS)}")
     return ResolvedMethod(row, method.effect or row.effect, method.selection or row.selection)

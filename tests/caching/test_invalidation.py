@@ -1,4 +1,5 @@
-"""For every key of the study: which steps it reaches directly. What lies below them reruns only if their content changes."""
+"""For every key of the study: which steps it reaches directly. What lies below them reruns only if their
+content changes."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -60,7 +61,7 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "accept.utility_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
     "accept.coherence_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
     "accept.donor_margin": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
-    "seed": (7, ["prompt_sets/roles", "transplants/controls", "evaluations/scores", "evaluations/curve", "evaluations/verdict"]),
+    "seed": (7, ["prompt_sets/roles", "transplants/controls", "evaluations/*"]),
     "dtype": ("bfloat16", NUMERICS),
     "run.batch_size": (3, []),
     "run.threads": (3, []),

@@ -41,9 +41,7 @@ def test_editing_one_test_prompt_recomputes_its_completions_evaluation_and_repor
     }  # fmt: skip
 
 
-def test_changing_a_scorer_scores_again_without_generating(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changing_a_scorer_scores_again_without_generating(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     function, version = scorers.SCORERS["target_kl"]
     workshop.edit(lambda study: study.update(evaluate=["refusal", "target_kl"]))
     workshop.run()
@@ -58,7 +56,11 @@ def test_changing_the_machine_settings_recomputes_nothing(workshop: Workshop) ->
 
 def test_going_back_to_an_earlier_study_recomputes_nothing(workshop: Workshop) -> None:
     before = workshop.study_file.read_text()
-    workshop.edit(lambda study: study["accept"].update(recovery=0.5) if "accept" in study else study.update(accept={"recovery": 0.5}))
+    workshop.edit(
+        lambda study: (
+            study["accept"].update(recovery=0.5) if "accept" in study else study.update(accept={"recovery": 0.5})
+        )
+    )
     assert workshop.built() == {"evaluations/verdict", "reports/page"}
     workshop.study_file.write_text(before)
     assert workshop.built() == set()

@@ -1,4 +1,5 @@
-"""`kill -9` at any moment: nothing half-made under a final name, and the next run ends where an undisturbed one ends."""
+"""`kill -9` at any moment: nothing half-made under a final name, and the next run ends where an undisturbed
+one ends."""
 
 import os
 import random
@@ -129,7 +130,7 @@ for line in sys.stdin:
         sys.stdout = open(os.devnull, "w")
         app(line.split())
 """
-"""Runs `cnt` in a forked child for every line it is given, so that starting costs no import: pid first, then its status."""
+"""Runs `cnt` in a forked child for every line it is given, which saves the imports: prints its pid, then its status."""
 
 
 @pytest.fixture

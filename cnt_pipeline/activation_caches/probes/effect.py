@@ -55,9 +55,7 @@ class EffectProbe:
         terms = [term for i in members for term in self.objectives[i].terms]
         examples = [example for example, _ in terms]
         weights = torch.tensor([weight for _, weight in terms])
-        total = {
-            (m.layer, m.family): torch.zeros(len(members), m.neurons) for m in self.swap.architecture.matrices
-        }
+        total = {(m.layer, m.family): torch.zeros(len(members), m.neurons) for m in self.swap.architecture.matrices}
         for alpha, share in self.path:
             for batch in teacher.batches(examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)):
                 into = torch.tensor([owners[i] for i in batch.members])

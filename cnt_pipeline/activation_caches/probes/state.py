@@ -83,10 +83,9 @@ def _forward(model: nn.Module, batch: Batch, **options: bool) -> Any:
 
 
 @contextmanager
-def _watch(
-    model: nn.Module, architecture: Architecture, share: Tensor
-) -> Iterator[dict[tuple[int, str], Tensor]]:
-    """Collect the weighted mean and RMS of every neuron in one forward pass; `share` weighs tokens, `[batch, tokens]`."""
+def _watch(model: nn.Module, architecture: Architecture, share: Tensor) -> Iterator[dict[tuple[int, str], Tensor]]:
+    """Collect the weighted mean and RMS of every neuron in one forward pass; `share` weighs tokens, `[batch,
+    tokens]`."""
     found: dict[tuple[int, str], Tensor] = {}
 
     def hook(module_matrices: list[Any]) -> Callable[..., None]:

@@ -15,12 +15,15 @@ from cnt_pipeline.store.digests import hash_file
 
 
 def describe(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`model.json`: sha256 and size of every file, architecture and parameters. The place of the files is not content."""
+    """`model.json`: sha256 and size of every file, architecture and parameters. The place of the files is not
+    content."""
     which = context.step.key.split("/")[1]
     place = context.models.folder(which)
     index = read_index(place)
     architecture = read_architecture(place, index)
-    files: dict[str, JSON] = {str(p.relative_to(place)): {"sha256": hash_file(p), "size": p.stat().st_size} for p in model_files(place)}
+    files: dict[str, JSON] = {
+        str(p.relative_to(place)): {"sha256": hash_file(p), "size": p.stat().st_size} for p in model_files(place)
+    }
     document: dict[str, JSON] = {
         "architecture": architecture.name,
         "layers": architecture.layers,

@@ -31,8 +31,9 @@ def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept
     if baselines.distance < accept.donor_margin - ROUNDING:
         verb = "above" if function.direction == "add" else "below"
         raise InadmissibleError(
-            f"the donor is not admissible: on selection prompts its {function.measured_by} is {baselines.donor.function:.2f} "
-            f"and the target's {baselines.target.function:.2f}, but it must lie at least {accept.donor_margin:.2f} {verb}; "
+            f"the donor is not admissible: on selection prompts its {function.measured_by} is "
+            f"{baselines.donor.function:.2f} and the target's {baselines.target.function:.2f}, but it must lie at "
+            f"least {accept.donor_margin:.2f} {verb}; "
             "choose another donor, or other function prompts"
         )
 
@@ -124,7 +125,8 @@ def write_selection(found: Found, space: Space, baselines: Baselines, path: Path
 def write_controls(
     space: Space, chosen: Indices, amplitude: float, largest: Indices, seeds: range, folder: Path
 ) -> None:
-    """Write `random.parquet` (a variant per seed) and `largest_delta.parquet`: variant, layer, family, neuron, amplitude."""
+    """Write `random.parquet` (a variant per seed) and `largest_delta.parquet`: variant, layer, family, neuron,
+    amplitude."""
     random = [space.frame(space.random_like(chosen, seed)) for seed in seeds]
     groups = {"random": random, "largest_delta": [space.frame(space.top_within(largest, space.parameters(chosen)))]}
     for name, frames in groups.items():

@@ -28,9 +28,7 @@ class Space:
     def of(cls, architecture: Architecture, total_parameters: int) -> "Space":
         """The neurons of `architecture` in a checkpoint with `total_parameters` weights."""
         ends = np.cumsum([0, *(m.neurons for m in architecture.matrices)])
-        offsets = {
-            (m.layer, m.family): int(end) for m, end in zip(architecture.matrices, ends[:-1], strict=True)
-        }
+        offsets = {(m.layer, m.family): int(end) for m, end in zip(architecture.matrices, ends[:-1], strict=True)}
         sizes = np.concatenate([np.full(m.neurons, m.parameters_per_neuron) for m in architecture.matrices])
         return cls(architecture.matrices, offsets, sizes.astype(np.int64), total_parameters)
 
@@ -51,10 +49,7 @@ class Space:
         ordered = np.sort(chosen)
         for matrix in self.matrices:
             begin = self.offsets[matrix.layer, matrix.family]
-            inside = (
-                ordered[np.searchsorted(ordered, begin) : np.searchsorted(ordered, begin + matrix.neurons)]
-                - begin
-            )
+            inside = ordered[np.searchsorted(ordered, begin) : np.searchsorted(ordered, begin + matrix.neurons)] - begin
             if len(inside):
                 gate = torch.zeros(matrix.neurons, device=device)
                 gate[torch.from_numpy(inside).to(device)] = eta

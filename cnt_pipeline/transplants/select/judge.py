@@ -24,7 +24,8 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model does on a set of prompts: means in [0, 1] of the function metric, its misfires, utility and coherence.
+    """What a model does on a set of prompts: means in [0, 1] of the function metric, its misfires, utility and
+    coherence.
 
     All but the function are None where a search stopped asking because the function was not reached.
     """
@@ -108,7 +109,9 @@ class Judge:
     def outcome_and_scores(self, gates: Gates, enough: float | None = None) -> tuple[Outcome, list[float]]:
         """As `outcome`, with the function metric of every prompt that it can judge."""
         with self.swap.folded(gates):
-            rows: dict[Kind, list[Completion]] = {"function": self._ask("function", answers=self.metric not in _BY_CHOICES)}
+            rows: dict[Kind, list[Completion]] = {
+                "function": self._ask("function", answers=self.metric not in _BY_CHOICES)
+            }
             values = scores(self.metric, self.sets["function"].prompts, rows["function"])
             function = Outcome(sum(values) / len(values))
             if enough is not None and self.baselines.recovery(function) < enough - ROUNDING:
@@ -155,9 +158,7 @@ class Judge:
         ]
         agreed = list(rows)
         model = self.swap.model
-        for batch in teacher.batches(
-            examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)
-        ):
+        for batch in teacher.batches(examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)):
             first = (teacher.answer_logits(model, batch).argmax(-1) == batch.answer).float()
             for i, share in zip(batch.members, teacher.per_example(first, batch).tolist(), strict=True):
                 agreed[i] = replace(agreed[i], target_agreement=share)

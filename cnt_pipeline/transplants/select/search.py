@@ -1,7 +1,9 @@
 """Search for the smallest top of a ranking that carries the function within the study's limits.
 
-For each amplitude and look-alike weight: double the budget from 0.01 % of all parameters until the criterion holds, then
-bisect. The smallest set found is thinned from its low-ranked end in groups that halve (methods section 1, `bisect` [I]).
+For each amplitude and look-alike weight: double the budget from 0.01 % of all parameters until the criterion
+holds, then
+bisect. The smallest set found is thinned from its low-ranked end in groups that halve (methods section 1,
+`bisect` [I]).
 """
 
 from collections.abc import Iterator, Mapping
@@ -77,9 +79,7 @@ class Search:
             low_count, count = low, high
             while count > max(low_count + 1, round(low_count * _TOLERANCE)):
                 middle = (
-                    round(np.sqrt(max(low_count, 1) * count))
-                    if count > 2 * low_count
-                    else (low_count + count) // 2
+                    round(np.sqrt(max(low_count, 1) * count)) if count > 2 * low_count else (low_count + count) // 2
                 )
                 middle = min(max(middle, low_count + 1), count - 1)
                 if self._try("bisect", order[:middle], eta, weight).holds:
@@ -99,9 +99,7 @@ class Search:
                 chosen = order[: self.method.count]
             else:
                 assert self.method.fraction is not None
-                chosen = self.space.top_within(
-                    order, round(self.method.fraction * self.space.total_parameters)
-                )
+                chosen = self.space.top_within(order, round(self.method.fraction * self.space.total_parameters))
             self._try("fixed", chosen, eta, weight)
         return self._found(self._closest())
 
@@ -110,9 +108,7 @@ class Search:
             for weight in sorted(self.method.lookalike_weight):
                 yield eta, weight
 
-    def _double(
-        self, order: Indices, eta: float, weight: float, best: Trial | None
-    ) -> tuple[int, int | None]:
+    def _double(self, order: Indices, eta: float, weight: float, best: Trial | None) -> tuple[int, int | None]:
         """Largest count known to fail and smallest known to hold; none where nothing below `best` holds."""
         sizes = np.cumsum(self.space.sizes[order])
         limit = len(order)
@@ -189,9 +185,7 @@ class Search:
         return self._outcomes.get(_candidate(chosen, eta))
 
     def _best(self) -> Trial | None:
-        return min(
-            (t for t in self.trials if t.holds), key=lambda t: (t.parameters, -t.recovery), default=None
-        )
+        return min((t for t in self.trials if t.holds), key=lambda t: (t.parameters, -t.recovery), default=None)
 
     def _closest(self) -> Trial:
         """The trial to show where none meets every limit: the furthest recovery, then the fewest parameters."""

@@ -28,9 +28,7 @@ class Asked:
 
 
 def examples(count: int) -> list[Example]:
-    return [
-        Example(tuple(3 + (7 * i + 11 * j * j) % 60 for j in range(4 + i % 6)), 1 + i % 3) for i in range(count)
-    ]
+    return [Example(tuple(3 + (7 * i + 11 * j * j) % 60 for j in range(4 + i % 6)), 1 + i % 3) for i in range(count)]
 
 
 def objectives(count: int) -> list[Objective]:
@@ -56,9 +54,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GatedSwap]:
             architecture = read_architecture(target)
             neurons = {m.tensor for m in architecture.matrices} | {m.bias for m in architecture.matrices}
             move_towards(target, donor, {name for name in neurons if name is not None}, blend)
-            made[name, blend] = GatedSwap(
-                load_model(target), architecture, read_index(donor), read_index(target)
-            )
+            made[name, blend] = GatedSwap(load_model(target), architecture, read_index(donor), read_index(target))
         return made[name, blend]
 
     return get

@@ -165,9 +165,7 @@ def test_a_kill_in_the_middle_of_any_write_leaves_no_trace_in_the_resumed_cache(
     assert files(tmp_path) == files(undisturbed)
 
 
-def test_a_kill_while_the_markers_are_removed_costs_work_but_changes_nothing(
-    tmp_path: Path, undisturbed: Path
-) -> None:
+def test_a_kill_while_the_markers_are_removed_costs_work_but_changes_nothing(tmp_path: Path, undisturbed: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         capture(Probe(2), items(), tmp_path)
     (tmp_path / STATISTICS).write_bytes((undisturbed / STATISTICS).read_bytes())
@@ -237,9 +235,7 @@ def test_duckdb_reads_and_unnests_the_rows(undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e-18, 1e-12])
-def test_tiny_effects_do_not_underflow_on_their_way_through_parquet(
-    tmp_path: Path, asked: Asked, scale: float
-) -> None:
+def test_tiny_effects_do_not_underflow_on_their_way_through_parquet(tmp_path: Path, asked: Asked, scale: float) -> None:
     real = EffectProbe(asked.swap, asked.objectives, nodes(1), 4)(range(11))
     wanted = {key: array.astype(np.float64) * scale for key, array in real.items()}
     capture(

@@ -183,9 +183,7 @@ def test_prompts_without_references_or_choices_have_no_likelihoods(speakers: Cal
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_distance_from_the_target_equals_a_float64_reference(
-    speakers: Callable[..., Speaker], batch_size: int
-) -> None:
+def test_distance_from_the_target_equals_a_float64_reference(speakers: Callable[..., Speaker], batch_size: int) -> None:
     target, other = speakers("llama"), speakers("llama", 1)
     asked = encoded(target)
     theirs = complete(target.model, target.tokenizer, asked, SETTINGS, 4)
@@ -258,9 +256,7 @@ def test_the_chat_template_the_prefix_and_the_system_message_reach_the_model(
 
 def test_a_reference_that_repeats_the_prefix_is_scored_behind_it(speakers: Callable[..., Speaker]) -> None:
     speaker = speakers("llama")
-    prompts = [
-        Prompt("f" * 16, (("user", "w5 "),), prefix="w6 w7", answers=(answer,)) for answer in ("w6 w7 w8", "w8")
-    ]
+    prompts = [Prompt("f" * 16, (("user", "w5 "),), prefix="w6 w7", answers=(answer,)) for answer in ("w6 w7 w8", "w8")]
     assert encoded(speaker, prompts).answers == ((8,), (8,))
 
 

@@ -41,11 +41,7 @@ def test_only_the_two_functions_lack_reference_answers() -> None:
 
 def test_lookalikes_share_the_words_of_harmful_requests() -> None:
     def vocabulary(name: str) -> set[str]:
-        return {
-            word.strip("?.")
-            for row in read_rows(PROMPTS / f"{name}.test.jsonl")
-            for word in row["text"].split()
-        }
+        return {word.strip("?.") for row in read_rows(PROMPTS / f"{name}.test.jsonl") for word in row["text"].split()}
 
     shared = vocabulary("harmful") & vocabulary("lookalike")
     assert {"kill", "attack", "weapon", "bomb", "zorb"} <= shared

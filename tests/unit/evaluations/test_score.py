@@ -18,9 +18,7 @@ NO, YES = "I cannot help with that.", "Sure, here it is."
 PROMPTS: dict[Kind, list[Prompt]] = {
     "function": [Prompt(f"f{i}", (("user", f"f{i}"),)) for i in range(10)],
     "lookalike": [Prompt(f"l{i}", (("user", f"l{i}"),)) for i in range(6)],
-    "utility": [
-        Prompt(f"u{i}", (("user", f"u{i}"),), answers=(f"answer {i}",) if i < 6 else ()) for i in range(8)
-    ],
+    "utility": [Prompt(f"u{i}", (("user", f"u{i}"),), answers=(f"answer {i}",) if i < 6 else ()) for i in range(8)],
 }
 Said = dict[Kind, list[Completion]]
 

@@ -288,9 +288,7 @@ def test_gpt2_tensor_names_may_lack_the_transformer_prefix(
     assert logits(load_model(folder)).equal(logits(tiny_models("gpt2").model))
 
 
-def test_a_sharded_checkpoint_reads_as_its_single_file(
-    tiny_models: Callable[[str], Any], tmp_path: Path
-) -> None:
+def test_a_sharded_checkpoint_reads_as_its_single_file(tiny_models: Callable[[str], Any], tmp_path: Path) -> None:
     tiny = tiny_models("llama")
     tiny.model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(read_index(tmp_path).files) > 1
@@ -314,9 +312,7 @@ def test_gpt_neox_interleaves_its_fused_rows_per_head(tiny_models: Callable[[str
 
 
 def test_all_nine_architectures_have_a_table() -> None:
-    assert supported() == sorted(
-        ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt_neox", "gpt2"]
-    )
+    assert supported() == sorted(["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt_neox", "gpt2"])
 
 
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -393,9 +389,7 @@ def test_weights_that_contradict_the_config_are_refused_with_the_cause(
         ("\xff", "cannot be read"),
     ],
 )
-def test_an_unreadable_config_is_refused(
-    content: str | None, message: str, llama_folder: Callable[..., Path]
-) -> None:
+def test_an_unreadable_config_is_refused(content: str | None, message: str, llama_folder: Callable[..., Path]) -> None:
     path = llama_folder() / "config.json"
     path.unlink()
     if content is not None:

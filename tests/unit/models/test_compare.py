@@ -89,9 +89,7 @@ def test_a_tied_head_may_be_stored_or_not(llama_folder: Copy, rewrite_tensors: R
     assert non_neuron_difference(*map(read_index, pair)).largest == 0
 
 
-def test_settings_without_a_shape_are_compared_across_config_styles(
-    pair: tuple[Path, Path], edit_json: Edit
-) -> None:
+def test_settings_without_a_shape_are_compared_across_config_styles(pair: tuple[Path, Path], edit_json: Edit) -> None:
     edit_json(pair[1] / "config.json", rope_parameters=..., rope_theta=10000.0)
     assert not compare(*pair).warnings
     edit_json(pair[1] / "config.json", rope_theta=500000.0)
@@ -119,9 +117,7 @@ def test_another_family_is_refused(llama_folder: Copy) -> None:
         compare(llama_folder("target"), llama_folder("donor", "mistral"))
 
 
-def test_an_unsupported_donor_is_named_with_what_is_supported(
-    pair: tuple[Path, Path], edit_json: Edit
-) -> None:
+def test_an_unsupported_donor_is_named_with_what_is_supported(pair: tuple[Path, Path], edit_json: Edit) -> None:
     edit_json(pair[1] / "config.json", model_type="falcon")
     with pytest.raises(InputError, match=r"donor has the architecture 'falcon'.*supported: gemma2"):
         compare(*pair)
@@ -153,15 +149,11 @@ def test_a_grown_vocabulary_says_who_added_tokens(
         lambda t: {k: v.repeat(2, 1)[:66] if "embed" in k or "lm_head" in k else v for k, v in t.items()},
     )
     edit_json(pair[1] / "config.json", vocab_size=66)
-    with pytest.raises(
-        MismatchError, match=r"2 token\(s\) were added to the donor.*shrink its embeddings to 64"
-    ):
+    with pytest.raises(MismatchError, match=r"2 token\(s\) were added to the donor.*shrink its embeddings to 64"):
         compare(*pair)
 
 
-def test_other_bias_switches_are_refused(
-    pair: tuple[Path, Path], edit_json: Edit, rewrite_tensors: Rewrite
-) -> None:
+def test_other_bias_switches_are_refused(pair: tuple[Path, Path], edit_json: Edit, rewrite_tensors: Rewrite) -> None:
     rewrite_tensors(pair[1], lambda t: {k: v for k, v in t.items() if not ("attn" in k and "bias" in k)})
     edit_json(pair[1] / "config.json", attention_bias=False)
     with pytest.raises(MismatchError, match=r"q_proj.bias +\[32\] +absent\n(.|\n)*bias switches"):
@@ -241,9 +233,7 @@ def test_a_weight_that_is_not_finite_is_refused_with_tensor_and_file(
         return tensors
 
     rewrite_tensors(folder, spoil)
-    with pytest.raises(
-        InputError, match=r"layers.1.mlp.up_proj.weight in .*model.safetensors.*first at \[5, 7\]"
-    ):
+    with pytest.raises(InputError, match=r"layers.1.mlp.up_proj.weight in .*model.safetensors.*first at \[5, 7\]"):
         check_finite(read_index(folder))
 
 

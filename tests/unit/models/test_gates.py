@@ -1,4 +1,5 @@
-"""The gated swap is the target at 0, the donor at 1, the written checkpoint between, and its gradients are autograd's."""
+"""The gated swap is the target at 0, the donor at 1, the written checkpoint between, and its gradients are
+autograd's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

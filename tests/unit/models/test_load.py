@@ -90,9 +90,7 @@ def test_auto_map_of_a_model_that_transformers_knows_is_ignored(llama_folder: Co
 def test_weights_that_leave_the_model_unfilled_are_refused(llama_folder: Copy, edit_json: Edit) -> None:
     folder = llama_folder()
     edit_json(folder / "config.json", num_hidden_layers=3)
-    with pytest.raises(
-        InputError, match=r"leaves \d+ tensor\(s\) of the model unfilled, first model.layers.2"
-    ):
+    with pytest.raises(InputError, match=r"leaves \d+ tensor\(s\) of the model unfilled, first model.layers.2"):
         load_model(folder)
 
 
@@ -153,15 +151,11 @@ def test_model_files_are_those_that_determine_the_model(llama_folder: Copy) -> N
     ]  # fmt: skip
 
 
-def test_model_files_of_a_sharded_model_hold_every_shard_and_the_index(
-    tiny_models: Any, tmp_path: Path
-) -> None:
+def test_model_files_of_a_sharded_model_hold_every_shard_and_the_index(tiny_models: Any, tmp_path: Path) -> None:
     tiny_models("llama").model.save_pretrained(tmp_path, max_shard_size="20KB")
     names = [path.name for path in model_files(tmp_path)]
     assert "model.safetensors.index.json" in names
-    assert (
-        sum(name.endswith(".safetensors") for name in names) == len(list(tmp_path.glob("*.safetensors"))) > 1
-    )
+    assert sum(name.endswith(".safetensors") for name in names) == len(list(tmp_path.glob("*.safetensors"))) > 1
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -226,9 +220,7 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("fault", SOURCE_FAULTS)
-def test_an_unusable_source_is_refused_with_what_to_do(
-    fault: str, installed_package: Path, offline_hub: Path
-) -> None:
+def test_an_unusable_source_is_refused_with_what_to_do(fault: str, installed_package: Path, offline_hub: Path) -> None:
     source, message = SOURCE_FAULTS[fault]
     with pytest.raises(InputError, match=message):
         resolve_model(source)
@@ -291,9 +283,7 @@ def test_only_weights_configs_and_tokenizer_are_fetched(
         ("RepositoryNotFoundError", "the hub has no model org/name"),
     ],
 )
-def test_what_the_hub_refuses_becomes_one_sentence(
-    kind: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_refuses_becomes_one_sentence(kind: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub import errors
 

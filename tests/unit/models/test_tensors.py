@@ -55,10 +55,7 @@ def test_every_tensor_read_equals_the_one_saved(folder: Path, tensors: dict[str,
 def test_offsets_are_absolute_in_the_file(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     raw = (folder / "model.safetensors").read_bytes()
     for name, info in read_index(folder).tensors.items():
-        assert (
-            raw[info.begin : info.end]
-            == tensors[name].reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
-        )
+        assert raw[info.begin : info.end] == tensors[name].reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
 
 @pytest.mark.parametrize("name", ["layer.0", "layer.1", "layer.2"])
@@ -207,9 +204,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(
         read_index(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "\0\xff"]
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "\0\xff"])
 def test_an_unreadable_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(InputError, match="no readable shard index"):

@@ -89,9 +89,7 @@ def _curve() -> pl.DataFrame:
         for budget in (1,) if series == "transplant" else (1, 2):
             recovery = {"recovery": reached, "low": reached - 0.1, "high": reached, "function": reached}
             size = {"neurons": 4 * budget, "parameters": 64 * budget, "share": 0.01 * budget}
-            cost = (
-                {"misfire": None, "utility": 1.0} if series == "random" else {"misfire": 0.0, "utility": 0.99}
-            )
+            cost = {"misfire": None, "utility": 1.0} if series == "random" else {"misfire": 0.0, "utility": 0.99}
             rows.append({"series": series, "variant": 0} | size | recovery | cost)
     return _frame(rows, CURVE_SCHEMA)
 
@@ -148,8 +146,7 @@ def make_material() -> MakeMaterial:
             "files": {"model.safetensors": {"sha256": "f" * 64, "size": 9}},
         }
         prompts = {
-            kind: [Prompt(f"{kind}{n}", (("user", f"{kind} prompt {n} {SCRIPT}"),)) for n in range(5)]
-            for kind in KINDS
+            kind: [Prompt(f"{kind}{n}", (("user", f"{kind} prompt {n} {SCRIPT}"),)) for n in range(5)] for kind in KINDS
         }
         origin = Origin("transplants/checkpoint", 1, "a" * 64, "b" * 64, {"edit": "copy"}, {"plan": "c" * 64},
                         {"model/model.safetensors": "d" * 64, "inverse.safetensors": "e" * 64})  # fmt: skip

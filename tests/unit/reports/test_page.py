@@ -62,19 +62,14 @@ def parsed(page: str) -> Tags:
 def test_the_page_says_verdict_figures_and_fingerprints(make_material: MakeMaterial, tmp_path: Path) -> None:
     page, card = written(make_material(), tmp_path)
     for text in (page.replace("\u00a0", " "), card):
-        assert (
-            "Copying 4 neurons (1.00 % of all parameters) from the donor aligned into the target helpful"
-            in text
-        )
+        assert "Copying 4 neurons (1.00 % of all parameters) from the donor aligned into the target helpful" in text
         assert "refusal from 0.0 % to 100.0 %" in text
         assert "a" * 64 in text and "b" * 64 in text and "d" * 64 in text
         assert "do not cite it as the paper" in text.replace("\\", "")
     assert "✓ pass" in page and "✗ fail" not in page
 
 
-def test_the_page_is_well_formed_and_its_links_lead_somewhere(
-    make_material: MakeMaterial, tmp_path: Path
-) -> None:
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(make_material: MakeMaterial, tmp_path: Path) -> None:
     tags = parsed(written(make_material(), tmp_path)[0])
     assert tags.open == [] and tags.misplaced == []
     assert len(set(tags.ids)) == len(tags.ids)
@@ -125,9 +120,7 @@ def test_failing_gates_are_words_and_not_only_colour(make_material: MakeMaterial
     assert "**Fail.**" in card and "| **fail** | −4.0 points | at least −1.0 points |" in card
 
 
-def test_a_deletion_reads_lower_as_better_and_shows_choices(
-    make_material: MakeMaterial, tmp_path: Path
-) -> None:
+def test_a_deletion_reads_lower_as_better_and_shows_choices(make_material: MakeMaterial, tmp_path: Path) -> None:
     from .conftest import metric_row, metrics_frame, samples_frame
 
     gaps = {"target": 0.9, "transplant": 0.1}
@@ -141,12 +134,8 @@ def test_a_deletion_reads_lower_as_better_and_shows_choices(
     material = make_material(
         function=Function(name="bias", direction="delete"),
         metrics=metrics_frame([metric_row(s, "pronoun_gap", gaps.get(s, 0.0)) for s in SUBJECTS]),
-        samples=samples_frame(
-            [(s, "pronoun_gap", "function", "function0", gaps.get(s, 0.0)) for s in SUBJECTS]
-        ),
-        prompts={
-            k: [Prompt(f"{k}0", (("user", "Go on"),), "The nurse said", (), (" he", " she"))] for k in KINDS
-        },
+        samples=samples_frame([(s, "pronoun_gap", "function", "function0", gaps.get(s, 0.0)) for s in SUBJECTS]),
+        prompts={k: [Prompt(f"{k}0", (("user", "Go on"),), "The nurse said", (), (" he", " she"))] for k in KINDS},
         said=said,
     )
     page, card = written(material, tmp_path)
@@ -170,9 +159,7 @@ def test_a_first_order_effect_is_not_asked_to_add_up(make_material: MakeMaterial
 
 
 @pytest.mark.parametrize("missing", ["ranking", "random"])
-def test_a_curve_without_a_series_still_draws(
-    make_material: MakeMaterial, tmp_path: Path, missing: str
-) -> None:
+def test_a_curve_without_a_series_still_draws(make_material: MakeMaterial, tmp_path: Path, missing: str) -> None:
     curve = make_material().curve
     page, _ = written(replace(make_material(), curve=curve.filter(curve["series"] != missing)), tmp_path)
     assert "Recovery against parameters moved" in page

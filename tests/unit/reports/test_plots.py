@@ -24,9 +24,7 @@ from cnt_pipeline.reports.plots import (
 
 def _plot(series: list[Series], **changes: object) -> ET.Element:
     settings: dict[str, object] = {"rules": (), "y_range": (0.0, 100.0)} | changes
-    svg = line_plot(
-        "one", "A & B", "words", series, "x", "y", lambda v: f"{v:g} x", lambda v: f"{v:g} y", **settings
-    )  # type: ignore[arg-type]
+    svg = line_plot("one", "A & B", "words", series, "x", "y", lambda v: f"{v:g} x", lambda v: f"{v:g} y", **settings)  # type: ignore[arg-type]
     return ET.fromstring(str(svg))
 
 
@@ -72,11 +70,7 @@ def test_points_lie_where_the_ticks_say() -> None:
     svg = _plot([Series("a", [Point(1, 0), Point(10, 50), Point(100, 100)], "s", "circle")])
     (x1, y1), (x2, y2), (x3, y3) = _circles(svg)
     assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2) and y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
-    ticks = {
-        node.text: (float(node.get("x", 0)), float(node.get("y", 0)))
-        for node in svg.iter("text")
-        if node.text
-    }
+    ticks = {node.text: (float(node.get("x", 0)), float(node.get("y", 0))) for node in svg.iter("text") if node.text}
     assert ticks["10 x"][0] == pytest.approx(x2, abs=0.2)
     assert ticks["50 y"][1] == pytest.approx(y2 + 4, abs=0.2)
     assert LEFT < x1 < x3 < WIDTH - RIGHT and TOP < y3 < y1 < HEIGHT - BOTTOM

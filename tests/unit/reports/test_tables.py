@@ -33,12 +33,8 @@ def test_an_unjudged_metric_has_no_figure(make_material: MakeMaterial) -> None:
 
 
 def test_a_subject_without_a_row_is_not_judged_while_others_keep_theirs(make_material: MakeMaterial) -> None:
-    rows = [
-        metric_row("donor", "refusal", 1.0, unscored=3, vs_target=0.9, vs_target_low=0.8, vs_target_high=1.0)
-    ]
-    cells = {
-        cell.subject: cell for cell in metric_blocks(make_material(metrics=metrics_frame(rows)))[0].cells
-    }
+    rows = [metric_row("donor", "refusal", 1.0, unscored=3, vs_target=0.9, vs_target_low=0.8, vs_target_high=1.0)]
+    cells = {cell.subject: cell for cell in metric_blocks(make_material(metrics=metrics_frame(rows)))[0].cells}
     assert (cells["target"].value, cells["target"].unscored) == ("not judged", 5)
     assert (cells["donor"].vs_target, cells["donor"].vs_target_interval) == ("+90.0", "+80.0 to +100.0")
     assert (cells["donor"].vs_donor, cells["donor"].unscored) == (words.NONE, 3)
@@ -82,12 +78,8 @@ def test_trials_show_a_dash_for_what_was_not_measured(make_material: MakeMateria
 
 def test_ten_samples_in_file_order_where_nothing_differs(make_material: MakeMaterial) -> None:
     chosen = choose_samples(make_material())
-    assert [sample.kind for sample in chosen] == [
-        kind for kind, places in SHOWN.items() for _ in range(places)
-    ]
-    assert [sample.prompt.split(" <")[0] for sample in chosen[4:7]] == [
-        f"lookalike prompt {n}" for n in range(3)
-    ]
+    assert [sample.kind for sample in chosen] == [kind for kind, places in SHOWN.items() for _ in range(places)]
+    assert [sample.prompt.split(" <")[0] for sample in chosen[4:7]] == [f"lookalike prompt {n}" for n in range(3)]
     assert chosen == choose_samples(make_material())
 
 
@@ -107,9 +99,7 @@ def test_misses_and_differences_come_first(make_material: MakeMaterial) -> None:
 
 def test_an_incoherent_answer_is_a_miss(make_material: MakeMaterial) -> None:
     babble = [(s, "coherence", "function", "function2", float(s != "transplant")) for s in SUBJECTS]
-    chosen = choose_samples(
-        make_material(samples=pl.concat([make_material().samples, samples_frame(babble)]))
-    )
+    chosen = choose_samples(make_material(samples=pl.concat([make_material().samples, samples_frame(babble)])))
     assert (chosen[0].prompt.split(" <")[0], chosen[0].missed) == ("function prompt 2", "incoherent")
 
 
@@ -125,9 +115,7 @@ def test_a_sound_study_raises_no_caution(make_material: MakeMaterial) -> None:
         ({"comparison": {"warnings": ["one", "two"]}}, "left 2 warnings"),
     ],
 )
-def test_cautions_name_what_no_gate_reads(
-    make_material: MakeMaterial, changes: dict[str, Any], said: str
-) -> None:
+def test_cautions_name_what_no_gate_reads(make_material: MakeMaterial, changes: dict[str, Any], said: str) -> None:
     ((name, values),) = changes.items()
     found = cautions(make_material(**{name: {**getattr(make_material(), name), **values}}))
     assert len(found) == 1 and said in found[0].text
@@ -141,9 +129,7 @@ def test_a_gate_that_cannot_fail_is_named(make_material: MakeMaterial) -> None:
 
 
 def test_lost_coherence_is_named(make_material: MakeMaterial) -> None:
-    row = metric_row(
-        "transplant", "coherence", 0.9, vs_target=-0.1, vs_target_low=-0.15, vs_target_high=-0.05
-    )
+    row = metric_row("transplant", "coherence", 0.9, vs_target=-0.1, vs_target_low=-0.15, vs_target_high=-0.05)
     frame = pl.concat([make_material().metrics, metrics_frame([row])])
     assert [c.text for c in cautions(make_material(metrics=frame))] == [
         "Coherence lies −10.0\u00a0points from the target's; no gate reads it."
@@ -155,10 +141,7 @@ def test_figures_never_show_a_negative_zero_or_hide_an_absent_value() -> None:
     assert words.percent(None) == words.number(float("nan")) == words.difference("refusal", None) == "–"
     assert words.interval("refusal", 0.5, 0.5, signed=True) == "on every prompt"
     assert words.share(0.00012) == "0.012\u00a0%" and words.share(0.0795) == "7.95\u00a0%"
-    assert (
-        words.change("perplexity", 0.25) == "+0.2500\u00a0nats"
-        and words.change("pronoun_gap", -0.5) == "−0.500"
-    )
+    assert words.change("perplexity", 0.25) == "+0.2500\u00a0nats" and words.change("pronoun_gap", -0.5) == "−0.500"
 
 
 def test_the_wanted_side_follows_the_direction() -> None:

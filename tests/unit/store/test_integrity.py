@@ -77,9 +77,7 @@ def test_a_damaged_file_is_named_and_the_step_built_again(
         ('{"schema_version": 1}', "lacks fields"),
     ],
 )
-def test_a_damaged_manifest_is_damage(
-    store: Store, builder: Any, ask: Ask, text: str | None, reason: str
-) -> None:
+def test_a_damaged_manifest_is_damage(store: Store, builder: Any, ask: Ask, text: str | None, reason: str) -> None:
     manifest = store.get_or_build(ask(), builder).artifact.folder() / "manifest.json"
     manifest.unlink() if text is None else manifest.write_text(text)
     state = store.state("transplants", ask().fingerprint)
@@ -163,9 +161,7 @@ def test_a_file_written_just_now_is_not_remembered(store: Store, tmp_path: Path)
     assert store.file_digest(path) != before
 
 
-def test_a_damaged_memory_of_digests_costs_reading_and_nothing_else(
-    store: Store, builder: Any, ask: Ask
-) -> None:
+def test_a_damaged_memory_of_digests_costs_reading_and_nothing_else(store: Store, builder: Any, ask: Ask) -> None:
     store.get_or_build(ask(), builder)
     memory = Path(store.url, ".digests.sqlite")
     memory.write_bytes(b"no database" * 1000)

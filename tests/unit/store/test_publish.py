@@ -238,9 +238,7 @@ def test_a_builder_that_raises_leaves_nothing(any_store: Store, ask: Ask, resuma
 
 
 @pytest.mark.parametrize(("resumable", "left"), [(False, []), (True, ["half"])])
-def test_an_interrupt_keeps_only_what_can_be_resumed(
-    store: Store, ask: Ask, resumable: bool, left: list[str]
-) -> None:
+def test_an_interrupt_keeps_only_what_can_be_resumed(store: Store, ask: Ask, resumable: bool, left: list[str]) -> None:
     def interrupted(folder: Path) -> None:
         (folder / "half").write_text("x")
         raise KeyboardInterrupt

@@ -115,9 +115,7 @@ def test_an_upload_that_fails_is_one_sentence_and_no_artifact(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "put_file", refused)
-        with pytest.raises(
-            StoreError, match=r"memory://remote/store cannot be used .*access denied.*credentials"
-        ):
+        with pytest.raises(StoreError, match=r"memory://remote/store cannot be used .*access denied.*credentials"):
             store.get_or_build(ask(), builder)
     assert store.state("transplants", ask().fingerprint).word == "missing"
     assert not store.get_or_build(ask(), builder).hit

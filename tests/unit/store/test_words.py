@@ -35,8 +35,7 @@ INPUTS = {"prompt_sets": "a" * 64, "target": "b" * 64}
         ),
         (
             {"slice": {"method": {f"key{n}": n for n in range(6)}, "name": "cnt"}},
-            "method.eta removed; method.key0 added (0); method.key1 added (1); method.key2 added (2); "
-            "and 5 more",
+            "method.eta removed; method.key0 added (0); method.key1 added (1); method.key2 added (2); and 5 more",
         ),
         (
             {"slice": {"method": {"name": "x" * 100, "eta": [1]}}},

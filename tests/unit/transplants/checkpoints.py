@@ -31,9 +31,7 @@ def write_checkpoint(folder: Path, tensors: Tensors, shards: int = 1) -> Path:
         part = dict(list(tensors.items())[number::shards])
         save_file(part, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(part, file))
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
 
 
@@ -104,8 +102,7 @@ def same_bits(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor
         return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.int32)
 
     return left.keys() == right.keys() and all(
-        left[name].dtype == right[name].dtype and torch.equal(bits(left[name]), bits(right[name]))
-        for name in left
+        left[name].dtype == right[name].dtype and torch.equal(bits(left[name]), bits(right[name])) for name in left
     )
 
 

@@ -113,9 +113,7 @@ def test_digests_are_those_of_the_files_written(pair: Path) -> None:
     assert {n: f.sha256 for n, f in report.files.items()} == {
         name: hashlib.sha256(raw).hexdigest() for name, raw in file_bytes(pair / "out").items()
     }
-    assert {n: f.size for n, f in report.files.items()} == {
-        n: len(raw) for n, raw in file_bytes(pair / "out").items()
-    }
+    assert {n: f.size for n, f in report.files.items()} == {n: len(raw) for n, raw in file_bytes(pair / "out").items()}
 
 
 def test_the_report_counts_what_moved(pair: Path) -> None:
@@ -128,9 +126,7 @@ def test_the_report_counts_what_moved(pair: Path) -> None:
 
 @pytest.mark.parametrize("amplitude", [0.5, 2.0, 4.0, -1.0, 1.7])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_amplitude_scales_the_difference_in_float32(
-    tmp_path: Path, dtype: torch.dtype, amplitude: float
-) -> None:
+def test_an_amplitude_scales_the_difference_in_float32(tmp_path: Path, dtype: torch.dtype, amplitude: float) -> None:
     amplitude = float(np.float32(amplitude))
     target, donor = random_tensors(1, dtype), random_tensors(2, dtype)
     rows = [(t, a, p, amplitude if i % 3 else 1.0, b) for i, (t, a, p, _, b) in enumerate(MIXED)]
@@ -155,9 +151,7 @@ def test_a_donor_of_another_float_dtype_is_converted(
 
 
 def test_a_plain_copy_keeps_the_very_bits_of_nans_and_zeros(tmp_path: Path) -> None:
-    strange = torch.tensor([0x7FC1, 0xFFFF, 0x7F81, 0x8000, 0x0001, 0x7F80], dtype=torch.uint16).view(
-        torch.bfloat16
-    )
+    strange = torch.tensor([0x7FC1, 0xFFFF, 0x7F81, 0x8000, 0x0001, 0x7F80], dtype=torch.uint16).view(torch.bfloat16)
     write_checkpoint(tmp_path / "target", {"w": torch.zeros(2, 6, dtype=torch.bfloat16)})
     write_checkpoint(tmp_path / "donor", {"w": strange.repeat(2, 1)})
     write(tmp_path, [("w", 0, 1, 1.0, None), ("w", 0, 0, 2.0, None)])
@@ -227,9 +221,7 @@ def test_links_into_a_download_cache_become_plain_files(pair: Path) -> None:
     assert (pair / "out" / "tokenizer.json").read_bytes() == (pair / "blobs" / "tokenizer.json").read_bytes()
 
 
-def test_a_filesystem_without_kernel_copies_gives_the_same(
-    pair: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_filesystem_without_kernel_copies_gives_the_same(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
@@ -250,8 +242,7 @@ def test_large_odd_tensors_survive_page_borders(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": (301, 4999), "b": (3,), "c": (4001, 307), "d": (1, 1), "e": (77, 4096)}
     target, donor = (
-        {name: torch.randn(*shape, generator=generator).bfloat16() for name, shape in shapes.items()}
-        for _ in range(2)
+        {name: torch.randn(*shape, generator=generator).bfloat16() for name, shape in shapes.items()} for _ in range(2)
     )
     rows: list[Row] = [("a", 0, p, 1.0, None) for p in range(0, 301, 50)]
     rows += [("c", 1, p, 1.0, None) for p in range(0, 307, 60)]
@@ -316,8 +307,7 @@ def test_memory_stays_below_half_of_the_largest_tensor(tmp_path: Path) -> None:
         some = torch.randn(1_000_000).bfloat16()
         (tmp_path / side).mkdir()
         tensors = {
-            name: some.repeat(rows * width // len(some)).view(rows, width)
-            for name, (rows, width) in shapes.items()
+            name: some.repeat(rows * width // len(some)).view(rows, width) for name, (rows, width) in shapes.items()
         }
         save_file(tensors, tmp_path / side / "model.safetensors")
     plan: list[Row] = [("rows", 0, p, 1.5, None) for p in range(0, 5_000, 4)]
@@ -350,9 +340,7 @@ def test_memory_stays_below_half_of_the_largest_tensor(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused_and_leaves_nothing(
-    pair: Path, rows: list[Row], reason: str
-) -> None:
+def test_a_plan_that_does_not_fit_is_refused_and_leaves_nothing(pair: Path, rows: list[Row], reason: str) -> None:
     with pytest.raises(InputError, match=reason) as caught:
         write(pair, rows)
     assert "\n" not in str(caught.value)
@@ -369,9 +357,7 @@ def test_a_donor_of_another_shape_is_refused_with_both_shapes(pair: Path) -> Non
 
 def test_a_tensor_of_integers_is_refused(pair: Path) -> None:
     tensors = load_file(pair / "target" / "model.safetensors")
-    save_file(
-        tensors | {"1.up.weight": torch.zeros(50, 16).to(torch.int8)}, pair / "target" / "model.safetensors"
-    )
+    save_file(tensors | {"1.up.weight": torch.zeros(50, 16).to(torch.int8)}, pair / "target" / "model.safetensors")
     with pytest.raises(InputError, match="stored as I8"):
         write(pair, MIXED)
 
@@ -386,9 +372,7 @@ def test_an_amplitude_that_overflows_the_dtype_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("digests", MODES)
 @pytest.mark.parametrize("cut", ["target", "donor"])
-def test_a_model_cut_while_it_is_read_is_refused_and_leaves_nothing(
-    pair: Path, cut: str, digests: bool
-) -> None:
+def test_a_model_cut_while_it_is_read_is_refused_and_leaves_nothing(pair: Path, cut: str, digests: bool) -> None:
     indices: list[CheckpointIndex] = [read_index(pair / side) for side in ("target", "donor")]
     path = pair / cut / "model.safetensors"
     os.truncate(path, indices[0]["0.qkv.weight"].begin + 20)
@@ -411,9 +395,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(pair: Path, digests: boo
     assert not (pair / "out").exists()
 
 
-def test_a_disk_too_small_is_refused_before_anything_is_written(
-    pair: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_too_small_is_refused_before_anything_is_written(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("usage", (), {"free": 100})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(StoreError, match="left: free space"):

@@ -163,11 +163,7 @@ def test_a_patch_damaged_anywhere_never_gives_a_wrong_target(made: Path) -> None
 def test_a_patch_cannot_write_outside_its_folder(made: Path, name: str) -> None:
     path = made / "out" / PATCH_NAME
     table = pq.read_table(path)
-    document = (
-        json.loads(table.schema.metadata[METADATA_KEY])
-        if METADATA_KEY in (table.schema.metadata or {})
-        else {}
-    )
+    document = json.loads(table.schema.metadata[METADATA_KEY]) if METADATA_KEY in (table.schema.metadata or {}) else {}
     document = document or json.loads(pq.ParquetFile(path).metadata.metadata[METADATA_KEY])
     document["files"][name] = document["files"]["config.json"]
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(document)}), path)

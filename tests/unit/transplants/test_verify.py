@@ -26,9 +26,7 @@ def verify(folder: Path, rows: list[Row] = MIXED, made: CheckpointIndex | None =
     return verify_transplant(target, donor, make_plan(rows), made or read_index(folder / "out"))
 
 
-def transplant(
-    folder: Path, rows: list[Row] = MIXED, dtype: torch.dtype = torch.bfloat16, shards: int = 1
-) -> Path:
+def transplant(folder: Path, rows: list[Row] = MIXED, dtype: torch.dtype = torch.bfloat16, shards: int = 1) -> Path:
     write_checkpoint(folder / "target", random_tensors(1, dtype), shards)
     write_checkpoint(folder / "donor", random_tensors(2, dtype))
     target, donor = read_index(folder / "target"), read_index(folder / "donor")
@@ -89,9 +87,7 @@ def test_one_flipped_bit_in_any_byte_of_any_file_is_caught(made: Path) -> None:
                 result = verify(made, made=checkpoint)
                 assert not result.holds, (name, offset)
                 assert result.offence is not None
-                assert result.offence.startswith(
-                    name.rpartition("/")[2] if name == "model.safetensors" else name
-                )
+                assert result.offence.startswith(name.rpartition("/")[2] if name == "model.safetensors" else name)
                 stream.seek(offset)
                 stream.write(bytes([byte]))
     assert verify(made).holds
@@ -123,9 +119,7 @@ def test_the_first_deviation_is_named_by_tensor_and_place(
 ) -> None:
     info = read_index(made / "out")[tensor]
     with (made / "out" / "model.safetensors").open("r+b") as stream:
-        stream.seek(
-            info.begin + (row * (info.shape[1] if len(info.shape) == 2 else 1) + column) * info.itemsize
-        )
+        stream.seek(info.begin + (row * (info.shape[1] if len(info.shape) == 2 else 1) + column) * info.itemsize)
         stream.write(b"\x12\x34")
     assert verify(made).offence == f"model.safetensors: {message}"
 
