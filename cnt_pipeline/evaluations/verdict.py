@@ -41,6 +41,9 @@ def write_verdict(
     def value(subject: str, metric: str) -> float:
         return float(metrics[subject, metric]["value"])
 
+    def misfires(subject: str) -> float:
+        return value(subject, misfire)
+
     def loss(metric: str) -> float:
         return value("target", metric) - value("transplant", metric)
 
@@ -64,7 +67,7 @@ def write_verdict(
             f"The transplant covers {_share(recovery)} of the distance from target to donor in {_words(main)} "
             f"(at least {_share(accept.recovery)}).",
         ),
-        _kept("lookalikes_kept", misfire, value("transplant", misfire) - value("donor", misfire), "donor", accept.over_refusal),
+        _kept("lookalikes_kept", misfire, misfires("transplant") - misfires("donor"), "donor", accept.over_refusal),
         _kept("utility_kept", "utility", loss("utility"), "target", accept.utility_loss),
         _kept("coherence_kept", "coherence", loss("coherence"), "target", accept.coherence_loss),
         *(_beaten(scores / SAMPLES, control, main, function, seed) for control in CONTROLS),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -26,6 +27,9 @@ from cnt_pipeline.transplants.blocks import BUFFER, Block, Replace, read_row_val
 from cnt_pipeline.transplants.new_files import writing
 
 PAGE = 4096
+
+AHEAD = 8
+"""Blocks whose new values may wait in memory, enough for the columns of a tensor to be made beside its neighbours' copy."""
 
 NO_KERNEL_COPY = {
     errno.EXDEV,
@@ -84,7 +88,7 @@ class _KernelPass(ExitStack):
         self.size = os.fstat(source.fileno()).st_size
         self.in_kernel = hasattr(os, "copy_file_range")
         self._maker = self.enter_context(ThreadPoolExecutor(1))
-        self._buffers = cycle([bytearray(BUFFER), bytearray(BUFFER)])
+        self._buffers = cycle([bytearray(BUFFER) for _ in range(AHEAD)])
 
     def copy_to(self, end: int) -> None:
         """Copy on until at least the offset `end`."""
@@ -110,16 +114,15 @@ class _KernelPass(ExitStack):
             self.at += count
 
     def replace(self, blocks: Iterable[Block], replace: Replace | None) -> None:
-        """Write the new values of `blocks`; those of the next block are made while this one's place is copied."""
-        before: tuple[Block, Future[memoryview]] | None = None
+        """Write the new values of `blocks`, made up to `AHEAD` blocks ahead while the ranges before are copied."""
+        ahead: deque[tuple[Block, Future[memoryview]]] = deque()
         for block in blocks:
             assert replace is not None
-            after = block, self._maker.submit(self._make, block, replace, next(self._buffers))
-            if before:
-                self._place(before[0], before[1].result())
-            before = after
-        if before:
-            self._place(before[0], before[1].result())
+            if len(ahead) == AHEAD:
+                self._place(*ahead.popleft())
+            ahead.append((block, self._maker.submit(self._make, block, replace, next(self._buffers))))
+        while ahead:
+            self._place(*ahead.popleft())
 
     def _make(self, block: Block, replace: Replace, buffer: bytearray) -> memoryview:
         """The new bytes of `block`: of its planned rows, or of all its rows with the planned columns in them."""
@@ -134,13 +137,14 @@ class _KernelPass(ExitStack):
         values[:, block.positions] = replace(block, values.take(block.positions, axis=1))
         return piece
 
-    def _place(self, block: Block, new: memoryview) -> None:
+    def _place(self, block: Block, made: Future[memoryview]) -> None:
+        # Copying comes before waiting: it is what the making runs beside.
+        self.copy_to(block.end if block.axis == 0 else block.begin)
+        new = made.result()
         if block.axis == 1:
-            self.copy_to(block.begin)
             write_at(self.sink, block.begin, new)
             self.at = max(self.at, block.end)
             return
-        self.copy_to(block.end)
         width = block.row_bytes
         for start, stop in runs(block.positions):
             offset = block.begin + int(block.positions[start] - block.first) * width
