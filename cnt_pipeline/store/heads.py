@@ -29,11 +29,12 @@ def read_head(place: Place, study: str, key: str) -> Head | None:
 
 
 def read_heads(place: Place) -> Iterator[tuple[str, Head | None]]:
-    """Every head with its name in the store, in sorted order; None for an unreadable one."""
+    """Every head with its name in the store, in sorted order; None for an unreadable or half-written one."""
     for study in place.names(layout.HEADS):
         folder = f"{layout.HEADS}/{study}"
         for name in place.names(folder):
-            yield f"{folder}/{name}", _parsed(place.read(f"{folder}/{name}"))
+            whole = name.endswith(".json")
+            yield f"{folder}/{name}", _parsed(place.read(f"{folder}/{name}")) if whole else None
 
 
 def write_head(place: Place, study: str, key: str, manifest: Manifest) -> None:

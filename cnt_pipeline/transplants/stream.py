@@ -29,7 +29,7 @@ from cnt_pipeline.transplants.new_files import writing
 PAGE = 4096
 
 AHEAD = 8
-"""Blocks whose new values may wait in memory, enough for the columns of a tensor to be made beside its neighbours' copy."""
+"""Blocks whose new values may wait in memory, so that columns are made while their neighbours are copied."""
 
 NO_KERNEL_COPY = {
     errno.EXDEV,
@@ -88,7 +88,6 @@ class _KernelPass(ExitStack):
         self.size = os.fstat(source.fileno()).st_size
         self.in_kernel = hasattr(os, "copy_file_range")
         self._maker = self.enter_context(ThreadPoolExecutor(1))
-        self._buffers = cycle([bytearray(BUFFER) for _ in range(AHEAD)])
 
     def copy_to(self, end: int) -> None:
         """Copy on until at least the offset `end`."""
@@ -116,11 +115,12 @@ class _KernelPass(ExitStack):
     def replace(self, blocks: Iterable[Block], replace: Replace | None) -> None:
         """Write the new values of `blocks`, made up to `AHEAD` blocks ahead while the ranges before are copied."""
         ahead: deque[tuple[Block, Future[memoryview]]] = deque()
+        buffers = cycle([bytearray() for _ in range(AHEAD)])
         for block in blocks:
             assert replace is not None
             if len(ahead) == AHEAD:
                 self._place(*ahead.popleft())
-            ahead.append((block, self._maker.submit(self._make, block, replace, next(self._buffers))))
+            ahead.append((block, self._maker.submit(self._make, block, replace, next(buffers))))
         while ahead:
             self._place(*ahead.popleft())
 
@@ -131,6 +131,8 @@ class _KernelPass(ExitStack):
             old = np.empty(block.shape, kind)
             read_row_values(self.source, block.info, block.positions, old)
             return np.ascontiguousarray(replace(block, old)).data.cast("B")
+        if not buffer:
+            buffer.extend(bytes(BUFFER))
         piece = sized(buffer, block.rows * block.row_bytes)
         read_into(self.source, block.begin, piece)
         values = np.frombuffer(piece, kind).reshape(block.rows, block.width)

@@ -2,8 +2,17 @@
 
 import pytest
 
+from tests.hostile.command_faults import OTHER_COMMANDS, STORES
 from tests.hostile.conftest import Answer, Bench
-from tests.hostile.faults import FAULTS, RUN, Fault
+from tests.hostile.fault import RUN, Fault
+from tests.hostile.model_faults import MODEL_FILES, MODEL_PAIR, MODEL_SOURCES
+from tests.hostile.prompt_faults import PROMPT_SOURCES, PROMPTS, WORKING
+from tests.hostile.study_faults import STUDY_FILE
+
+FAULTS = [
+    *STUDY_FILE, *MODEL_SOURCES, *MODEL_FILES, *MODEL_PAIR, *PROMPT_SOURCES, *PROMPTS, *WORKING, *STORES,
+    *OTHER_COMMANDS,
+]  # fmt: skip
 
 
 def test_the_table_has_forty_faults() -> None:

@@ -1,0 +1,56 @@
+"""What can be wrong with a study file."""
+
+from tests.hostile.breaking import key, study_folder, study_text, two_names_of_one_folder
+from tests.hostile.fault import Fault
+
+STUDY_FILE = [
+    Fault("missing study file", lambda b: b.study_file.unlink(), ("no such study file", "cnt init")),
+    Fault("folder instead of a study", study_folder, ("this is a folder", "name the study's YAML file")),
+    Fault("empty study", study_text(lambda _: ""), ("a study is a mapping of keys",)),
+    Fault(
+        "not YAML", study_text(lambda text: text + "\n  - ]["), ("study.yaml: line ", "not valid YAML", "correct it")
+    ),
+    Fault("not text", lambda b: b.study_file.write_bytes(b"\xff\xfe\x00study"), ("cannot be read as text", "UTF-8")),
+    Fault("a key twice", study_text(lambda text: text + "study: again\n"), ("the key 'study' is written twice",)),
+    Fault("unknown key", key("methods", {}), ("study.yaml:methods: unknown key", "did you mean 'method'?")),
+    Fault(
+        "unknown key in a block",
+        key("run.workers", 2),
+        ("study.yaml:run.workers: unknown key", "known keys here: batch_size"),
+    ),
+    Fault("a required key is missing", key("models.donor", ...), ("study.yaml:models.donor", "required; add it")),
+    Fault("wrong type", key("run.batch_size", "many"), ("study.yaml:run.batch_size", "whole number", "'many'")),
+    Fault(
+        "out of range", key("method.nodes", 0), ("study.yaml:method.nodes", "greater than or equal to 1", "it holds 0")
+    ),
+    Fault("a name that is a path", key("study", "../other"), ("study.yaml:study:", "'../other'")),
+    Fault(
+        "unknown method",
+        key("method.name", "cntt"),
+        ("study.yaml:method.name: there is no method 'cntt'", "cnt_gradient"),
+    ),
+    Fault(
+        "unknown metric",
+        key("evaluate", ["refusal", "charm"]),
+        ("study.yaml:evaluate: there is no metric 'charm'", "over_refusal"),
+    ),
+    Fault(
+        "unknown function without metric",
+        key("function.name", "charm"),
+        ("study.yaml:function", "add `metric: refusal`"),
+    ),
+    Fault(
+        "unknown family",
+        key("method.families", ["gate", "gat"]),
+        ("study.yaml:method.families", "no family 'gat'", "gate, up, down"),
+    ),
+    Fault("unknown probe", key("probes", ["logits"]), ("study.yaml:probes.0", "'activation' or 'hidden_state'")),
+    Fault("top_k without a count", key("method.selection", "top_k"), ("study.yaml:method", "needs `count:`")),
+    Fault("take nothing", key("prompts.function.take", 0), ("study.yaml:prompts.function.take", "it holds 0")),
+    Fault(
+        "one model twice",
+        key("models.donor", {"package": "cnt_pipeline", "file": "demo/models/helpful"}),
+        ("study.yaml:models", "target and donor are the same model", "name a donor"),
+    ),
+    Fault("two names of one model folder", two_names_of_one_folder, ("target and donor are the same", "name a donor")),
+]
