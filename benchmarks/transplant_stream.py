@@ -1,19 +1,11 @@
-"""Claims about writing a transplant of a 1 GB checkpoint: time against `cp` of the same file, and memory.
+"""What the claims about writing a transplant share: a 1 GB checkpoint, the operations on it, and their figures.
 
-A Llama-shaped bfloat16 target and donor of random bytes, 1 % of the neurons of every matrix (rows and
-columns) in the plan. Each round runs `cp`, the write without digests, `cp` again and the write with sha256,
-each in a process of its own and begun when everything before is on the disk and there is memory to write into.
-A ratio is that of the medians over the faster half of the rounds: other processes on the machine only ever add
-time; the medians over all rounds are in the raw figures. The write with sha256 takes the digests of target and
-checkpoint in its one pass; what it costs when the target's are known, to verify and to revert is in the raw
-figures too.
-
-`python -m benchmarks.transplant_stream [--json]`
+A Llama-shaped bfloat16 target and donor of random bytes, 1 % of the neurons of every matrix (rows and columns)
+in the plan. Operations take turns, each in a process of its own and begun when everything before is on the disk and
+there is memory to write into. A ratio is that of the medians over the faster half of the rounds: other processes on
+the machine only ever add time. The write with sha256 takes the digests of target and checkpoint in its one pass.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
 import shutil
@@ -29,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.claims import Claim
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.transplants.apply import write_transplant
 from cnt_pipeline.transplants.patch import revert
@@ -38,10 +31,20 @@ from cnt_pipeline.transplants.verify import verify_transplant
 HIDDEN, FFN, KEYS, VOCABULARY = 2048, 5632, 256, 32000
 LAYERS = 12
 SHARE = 0.01
-ROUND = ("cp", "plain", "cp", "sha256")
-OTHERS = ("sha256, target known", "verify", "revert")
-"""Measured in a few rounds only: no claim rests on them."""
-LIMITS = {"without digests": 1.6, "with sha256": 6.0, "memory": 200.0}
+CLAIMS = {
+    "without digests": ("writing a 1 GB transplant without digests, time over cp", 1.6, ("cp", "plain")),
+    "with sha256": (
+        "writing a 1 GB transplant with the sha256 of every file before and after, time over cp",
+        6.0,
+        ("cp", "sha256"),
+    ),
+    "memory": (
+        "writing, verifying and reverting a 1 GB transplant, peak memory growth in MB",
+        200.0,
+        ("plain", "sha256", "verify", "revert"),
+    ),
+}
+"""By name: the claim in words, its limit, and the operations that it times."""
 FAMILIES = {
     "self_attn.q_proj": (HIDDEN, HIDDEN, 0),
     "self_attn.k_proj": (KEYS, HIDDEN, 0),
@@ -54,10 +57,10 @@ FAMILIES = {
 """Rows, columns and the axis of the neurons, as in TinyLlama, of whose layers about 1 GB is made."""
 
 
-def write_checkpoint(folder: Path, seed: int, layers: int) -> None:
+def write_checkpoint(folder: Path, seed: int) -> None:
     """A safetensors file of random weights (any bits but not those of infinities), block by block."""
     shapes: dict[str, list[int]] = {"model.embed_tokens.weight": [VOCABULARY, HIDDEN]}
-    for layer in range(layers):
+    for layer in range(LAYERS):
         for family, (rows, columns, _) in FAMILIES.items():
             shapes[f"model.layers.{layer}.{family}.weight"] = [rows, columns]
         for norm in ("input_layernorm", "post_attention_layernorm"):
@@ -81,11 +84,11 @@ def write_checkpoint(folder: Path, seed: int, layers: int) -> None:
             stream.write((values & 0xBFFF).tobytes())
 
 
-def make_plan(layers: int, share: float) -> TransplantPlan:
+def make_plan(share: float) -> TransplantPlan:
     """`share` of the neurons of every matrix, at random positions."""
     generator = np.random.default_rng(7)
     columns: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names}
-    for layer in range(layers):
+    for layer in range(LAYERS):
         for family, (rows, width, axis) in FAMILIES.items():
             size = (rows, width)[axis]
             for position in generator.choice(size, max(1, round(share * size)), replace=False).tolist():
@@ -106,7 +109,6 @@ def child(mode: str, folder: Path) -> dict[str, float]:
     """One operation in this process: seconds, processor seconds, peak memory above what was held before."""
     target, donor = read_index(folder / "target"), read_index(folder / "donor")
     plan, out, back = read_plan(folder / "plan.parquet"), folder / "out", folder / "back"
-    known = json.loads((folder / "digests.json").read_text())
     size = target.path("model.safetensors").stat().st_size
     if mode == "verify":
         settle(size)
@@ -119,8 +121,7 @@ def child(mode: str, folder: Path) -> dict[str, float]:
     elif mode == "revert":
         revert(out, None, back)
     else:
-        digests = {} if mode == "sha256" else known
-        write_transplant(target, donor, plan, out, digests=mode != "plain", target_digests=digests)
+        write_transplant(target, donor, plan, out, digests=mode == "sha256")
     return {
         "seconds": time.perf_counter() - started,
         "processor": time.process_time() - processor,
@@ -147,7 +148,7 @@ def faster_half(seconds: Sequence[float]) -> float:
 
 def measure(mode: str, folder: Path) -> dict[str, float]:
     """`child` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.transplant_stream", "--child", mode, str(folder)]
+    command = [sys.executable, "-m", "benchmarks.transplant_stream", mode, str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -165,88 +166,39 @@ def copy(folder: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "processor": spent}
 
 
-def run(rounds: int, layers: int, parent: Path | None) -> dict[str, Any]:
-    """All figures: medians over `rounds` rounds in which the operations take turns."""
-    with tempfile.TemporaryDirectory(dir=parent, prefix="transplant-bench-") as name:
-        folder = Path(name)
-        write_checkpoint(folder / "target", 1, layers)
-        write_checkpoint(folder / "donor", 2, layers)
-        plan = make_plan(layers, SHARE)
+def claim(name: str, rounds: int) -> Claim:
+    """Measure one of `CLAIMS`: its operations take turns for `rounds` rounds, after one that does not count."""
+    words, limit, modes = CLAIMS[name]
+    with tempfile.TemporaryDirectory(prefix="transplant-bench-") as place:
+        folder = Path(place)
+        write_checkpoint(folder / "target", 1)
+        write_checkpoint(folder / "donor", 2)
+        plan = make_plan(SHARE)
         plan.write(folder / "plan.parquet")
-        size = (folder / "target/model.safetensors").stat().st_size
         target, donor = read_index(folder / "target"), read_index(folder / "donor")
         first = write_transplant(target, donor, plan, folder / "out")
-        restored = revert(folder / "out", None, folder / "back")
-        (folder / "digests.json").write_text(json.dumps(dict(restored.files)))
-        patch_mb = first.patch.stat().st_size / 1e6
-        rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in (*ROUND, *OTHERS)}
+        rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
         for turn in range(rounds + 1):
-            for mode in ROUND + (OTHERS if turn <= 3 else ()):
+            for mode in modes:
                 figures = copy(folder) if mode == "cp" else measure(mode, folder)
                 if turn:
                     rows[mode].append(figures)
+        size = (folder / "target/model.safetensors").stat().st_size
     seconds = {mode: faster_half([one["seconds"] for one in part]) for mode, part in rows.items()}
-    growth = {mode: max(one["growth_mb"] for one in part) for mode, part in rows.items() if mode != "cp"}
     raw = {
         "file_gb": size / 1e9,
         "rounds": rounds,
         "parameters": first.parameters,
         "patched_mb": first.bytes_patched / 1e6,
-        "patch_mb": patch_mb,
         "seconds": seconds,
-        "median_of_all": {mode: statistics.median(one["seconds"] for one in part) for mode, part in rows.items()},
-        "fastest": {mode: min(one["seconds"] for one in part) for mode, part in rows.items()},
-        "processor": {mode: statistics.median(one["processor"] for one in part) for mode, part in rows.items()},
-        "growth_mb": growth,
-        "all_seconds": {mode: [one["seconds"] for one in part] for mode, part in rows.items()},
+        "all": rows,
     }
-    written = ("plain", "sha256", "sha256, target known")
-    measured = {
-        "without digests": seconds["plain"] / seconds["cp"],
-        "with sha256": seconds["sha256"] / seconds["cp"],
-        "memory": max(growth[mode] for mode in written),
-    }
-    claims = {
-        "without digests": "writing a 1 GB transplant without digests, time over cp",
-        "with sha256": "writing a 1 GB transplant with the sha256 of every file before and after, time over cp",
-        "memory": "writing a 1 GB transplant, peak memory growth in MB",
-    }
-    benchmarks = [
-        {
-            "claim": claims[key],
-            "ratio": value,
-            "limit": LIMITS[key],
-            "holds": value <= LIMITS[key],
-            "raw": raw,
-        }
-        for key, value in measured.items()
-    ]
-    return {"benchmarks": benchmarks}
-
-
-def main() -> int:
-    """Print the claims; 1 when one of them does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--layers", type=int, default=LAYERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help="where to make the 4 GB of temporary files")
-    parser.add_argument("--child", nargs=2, metavar=("MODE", "FOLDER"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(child(given.child[0], Path(given.child[1]))))
-        return 0
-    document = run(given.rounds, given.layers, given.folder)
-    if given.json:
-        print(json.dumps(document))
+    if name == "memory":
+        ratio = max(one["growth_mb"] for part in rows.values() for one in part)
     else:
-        for one in document["benchmarks"]:
-            verdict = "holds" if one["holds"] else "FAILS"
-            print(f"{verdict}  {one['claim']}: {one['ratio']:.2f} (limit {one['limit']:g})")
-        raw = document["benchmarks"][0]["raw"]
-        print(", ".join(f"{mode} {value:.2f} s" for mode, value in raw["seconds"].items()))
-    return 0 if all(one["holds"] for one in document["benchmarks"]) else 1
+        ratio = seconds[modes[1]] / seconds["cp"]
+    return Claim(words, ratio, limit, raw)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    print(json.dumps(child(sys.argv[1], Path(sys.argv[2]))))
