@@ -32,15 +32,16 @@ def check_study(path: Path) -> None:
     target, donor = resolve_model(study.models.target), resolve_model(study.models.donor)
     comparison = compare(target, donor)
     others = non_neuron_difference(read_index(target), read_index(donor))
-    console.print(f"{study.study}: {path} is well formed, {len(steps)} steps", markup=False)
-    console.print(comparison.report(), markup=False)
+    console.print(f"{study.study}: {path} is well formed, {len(steps)} steps", markup=False, soft_wrap=True)
+    console.print(comparison.report(), markup=False, soft_wrap=True)
     left = f"largest difference {others.largest:.2%}" if others.relative else "none"
-    console.print(f"  tensors that hold no neuron and stay the target's: {left}", markup=False)
+    console.print(f"  tensors that hold no neuron and stay the target's: {left}", markup=False, soft_wrap=True)
     row = method.row
     console.print(
         f"method {row.name}: scores by effect_{method.effect}, selects by {method.selection}, edits by {row.edit} "
         f"(grade {row.grade}, {row.source})",
         markup=False,
+        soft_wrap=True,
     )
     sets = materialize(study.prompts, study.seed)
     for split in SPLITS:
@@ -57,11 +58,13 @@ def check_study(path: Path) -> None:
         f"needs about {size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at "
         f"most {size_text(caches)} caches) and {size_text(needs.memory_bytes)} of memory in float32",
         markup=False,
+        soft_wrap=True,
     )
     small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in sets.items() if len(rows) < FEW_PROMPTS]
     warnings = list(others.warnings)
     if small:
         warnings.append(f"fewer than {FEW_PROMPTS} prompts in {', '.join(small)}: intervals will be wide")
     for warning in warnings:
-        err().print(f"[yellow]warning[/]  {warning}")
+        err().print("[yellow]warning[/]  ", end="")
+        err().print(warning, markup=False, soft_wrap=True)
     console.print("whether the donor leads the target enough is measured by the run itself", style="dim")

@@ -42,6 +42,7 @@ def show_status(path: Path, store: str | None, as_json: bool) -> None:
         f"\n{document.study}: {document.cached} cached, {document.to_build} to build, {document.broken} broken, "
         f"in {document.store}",
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -86,6 +87,7 @@ def print_plan(document: PlanDocument) -> None:
     console.print(
         f"\n{document.study}: {document.hits} up to date, {document.to_build} to build{expected}, in {document.store}",
         markup=False,
+        soft_wrap=True,
     )
 
 

@@ -94,15 +94,16 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
         f"\n{moved.neurons:,} neurons, {moved.parameters:,} parameters ({moved.share:.2%} of the target), "
         f"eta {moved.eta:g}\n",
         markup=False,
+        soft_wrap=True,
     )
     for check in document.checks:
         mark, style = ("yes", STYLES["pass"]) if check.passed else ("NO ", STYLES["fail"])
         console.print(f"[{style}]{mark}[/]  ", end="")
-        console.print(check.sentence, markup=False)
+        console.print(check.sentence, markup=False, soft_wrap=True)
     built = sum(step.state == "built" for step in document.steps)
     hits = len(document.steps) - built
     console.print(f"\n[{STYLES[document.verdict]}]{document.verdict}[/]  ", end="")
-    console.print(verdict["sentence"], markup=False)
+    console.print(verdict["sentence"], markup=False, soft_wrap=True)
     console.print(f"{built} steps built, {hits} hits, {seconds_text(document.seconds)}")
     console.print(f"checkpoint  {moved.path}", markup=False, soft_wrap=True)
     console.print(f"report      {document.report}", markup=False, soft_wrap=True)

@@ -72,7 +72,9 @@ def write(context: Context, folder: Path) -> Mapping[str, JSON]:
     target, donor = context.models.index("target"), context.models.index("donor")
     plan = read_plan(context.path("plan", selections.PLAN))
     context.report("writing the checkpoint", 0, 1)
-    written = write_transplant(target, donor, plan, folder / "model", patch=folder / INVERSE)
+    known = json.loads(context.path("target", "model.json").read_text(encoding="utf-8"))["files"]
+    digests = {name: record["sha256"] for name, record in known.items()}
+    written = write_transplant(target, donor, plan, folder / "model", patch=folder / INVERSE, target_digests=digests)
     verification = verify_transplant(target, donor, plan, read_index(folder / "model"))
     if not verification.holds:
         raise BrokenArtifactError(
