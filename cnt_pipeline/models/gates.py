@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from cnt_pipeline.models.architecture import Architecture, Matrix
-from cnt_pipeline.models.tensors import CheckpointIndex, read_array
+from cnt_pipeline.models.tensors import TORCH_NAMES, CheckpointIndex, read_array
 
 Key = tuple[int, str]
 Gates = Mapping[Key, Tensor]
@@ -115,7 +115,7 @@ class GatedSwap:
                     matrices=tuple(matrices),
                     donor_weight=read_array(donor, matrices[0].tensor).to(like.device, like.dtype),
                     donor_bias=read_array(donor, bias).to(like.device, like.dtype) if bias else None,
-                    stored=read_array(stored, matrices[0].tensor).dtype,
+                    stored=getattr(torch, TORCH_NAMES[stored.tensors[matrices[0].tensor].dtype]),
                 )
             )
 
