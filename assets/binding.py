@@ -16,7 +16,15 @@ from assets.automation import CONDITION
 from assets.resources import ArtifactStore, StudySettings
 
 MODEL_POOL = "model"
-LOADING_BUILDERS = ("completions.", "activation_caches.", "transplants.select", "evaluations.curve")
+LOADING_BUILDERS = (
+    "models.fine_tune",
+    "models.dequantise",
+    "models.match_donor",
+    "completions.",
+    "activation_caches.",
+    "transplants.select",
+    "evaluations.frontier",
+)
 """Builders that load models; in the UI one of them runs at a time (`concurrency.pools` in dagster.yaml)."""
 
 

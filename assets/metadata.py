@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from cnt_pipeline.evaluations.schema import FRONTIER, NEEDED
+from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.store import Artifact
@@ -13,20 +15,28 @@ from cnt_pipeline.store import Artifact
 from assets import pictures
 
 STAGES = {
-    "models": ("safetensors", "What the model is: architecture, size and the digest of every file."),
-    "prompt_sets": ("parquet", "Prompts of every role: scoring, selection and test of three kinds."),
+    "models": ("safetensors", "What the model is: architecture, size and the digest of every file; how it was made."),
+    "prompt_sets": (
+        "parquet",
+        "Prompts of every role: scoring, selection and test of three kinds, and what recipes teach.",
+    ),
     "completions": ("torch", "What a model says on a prompt set; asked once, judged many times."),
     "activation_caches": ("torch", "What a probe measures at every neuron for every prompt, raw and as statistics."),
     "neuron_rankings": ("duckdb", "Every neuron with its score, from best to worst."),
     "transplants": ("safetensors", "The chosen neurons, the edited checkpoint with its proof, and the controls."),
-    "evaluations": ("polars", "Scored completions, the recovery curve and the verdict."),
+    "evaluations": (
+        "polars",
+        "Scored completions, the frontier with its controls, the ranking's stability, the verdict.",
+    ),
     "reports": ("html", "What was found, for people."),
 }
 """Kind and description of every stage's assets."""
 
 TOP_NEURONS = 20
 _TOP_COLUMNS = ("rank", "layer", "family", "neuron", "score", "standard_error", "sign_agreement", "effect", "damage")
-_JSON_SHOWN = ("selection.json", "verification.json", "summary.json", "verdict.json", "comparison.json")
+_JSON_SHOWN = (
+    "selection.json", "verification.json", "summary.json", "verdict.json", "comparison.json", "matching.json",
+)  # fmt: skip
 _JSON_LIMIT = 6000
 
 
@@ -61,7 +71,7 @@ def of(taken: Taken) -> dict[str, Any]:
     }
     if "report.html" in artifact.manifest.files:
         entries["report"] = dg.MetadataValue.path(artifact.path("report.html"))
-    return entries | _neurons(artifact) | _curve(artifact)
+    return entries | _training(artifact) | _neurons(artifact) | _frontier(artifact)
 
 
 def _tables(artifact: Artifact) -> dict[str, Any]:
@@ -72,7 +82,9 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
     if not names:
         return {}
     footers = {name: read_metadata(artifact.path(name)) for name in names}
-    main = next((name for name in ("ranking.parquet", "plan.parquet", "metrics.parquet") if name in footers), names[0])
+    main = next(
+        (name for name in ("ranking.parquet", "plan.parquet", "metrics.parquet", FRONTIER) if name in footers), names[0]
+    )
     columns = [dg.TableColumn(field.name, str(field.type)) for field in footers[main].schema.to_arrow_schema()]
     rows = {name.removesuffix(".parquet"): footer.num_rows for name, footer in footers.items()}
     return {
@@ -130,11 +142,30 @@ def _word(kind: Any) -> str:
     return "int" if text.startswith("int") else "float" if text in ("float", "double") else "string"
 
 
-def _curve(artifact: Artifact) -> dict[str, Any]:
-    if "curve.parquet" not in artifact.manifest.files:
+def _training(artifact: Artifact) -> dict[str, Any]:
+    """The loss of a fine-tuned model as a picture, and how the training went in figures."""
+    if TRAINING not in artifact.manifest.files:
         return {}
     from pyarrow.parquet import ParquetFile
 
-    rows = ParquetFile(artifact.path("curve.parquet")).read().to_pylist()
+    picture = pictures.training(ParquetFile(artifact.path(TRAINING)).read().to_pylist())
+    return {
+        "training": dg.MetadataValue.md(pictures.markdown(picture, "Loss on the lessons' answers")),
+        "recipe": dg.MetadataValue.json(artifact.manifest.metadata),
+    }
+
+
+def _frontier(artifact: Artifact) -> dict[str, Any]:
+    """The frontier as a picture, and where its rows lie for whoever wants to draw them otherwise."""
+    if FRONTIER not in artifact.manifest.files:
+        return {}
+    from pyarrow.parquet import ParquetFile
+
+    path = artifact.path(FRONTIER)
     title = "Recovery against the share of parameters moved"
-    return {"curve": dg.MetadataValue.md(pictures.markdown(pictures.recovery_curve(rows), title))}
+    picture = pictures.frontier(ParquetFile(path).read().to_pylist())
+    return {
+        "frontier": dg.MetadataValue.md(pictures.markdown(picture, title)),
+        "parquet": dg.MetadataValue.path(path),
+        "parameters_needed": dg.MetadataValue.json(json.loads(artifact.path(NEEDED).read_text(encoding="utf-8"))),
+    }

@@ -10,14 +10,17 @@ from cnt_pipeline.reports.plots import Point, Series, line_plot
 _STYLE = """<style>
 svg{background:#fff;font:12px sans-serif}.grid{stroke:#e3e3e3}.axis{fill:#444}.rule{stroke:#999;stroke-dasharray:3 3}
 .line,.whisker{fill:none;stroke:currentColor;stroke-width:2}.marker{fill:currentColor}
-.a{color:#0b63b5}.b{color:#b5550b}.c{color:#6b6b6b}.d{color:#0a7d3c}
+.a{color:#0b63b5}.b{color:#b5550b}.c{color:#6b6b6b}.d{color:#0a7d3c}.e{color:#7a3fb0}.f{color:#0f7285}
 </style>"""
 _SERIES = {
+    "path": ("a", "circle"),
+    "gradient": ("e", "down"),
+    "contrast": ("f", "plus"),
+    "largest_delta": ("b", "triangle"),
+    "random": ("c", "square"),
     "transplant": ("d", "diamond"),
-    "ranking": ("a", "circle"),
-    "largest_delta": ("b", "square"),
-    "random": ("c", "triangle"),
 }
+"""Colour and marker by effect or series."""
 _CELL = (46, 22)
 
 
@@ -26,25 +29,34 @@ def markdown(svg: str, title: str) -> str:
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
-def recovery_curve(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Recovery by share of parameters, a line per series, from the rows of `curve.parquet`."""
+def frontier(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Recovery by share of parameters, from the rows of `frontier.parquet`: a line for every effect (at the first
+    amplitude and look-alike weight drawn, the chosen one) and control, a point for the transplant."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        name = row["effect"] if row["series"] == "effect" else row["series"]
+        if row["variant"] is None and name in _SERIES:
+            first = lines.setdefault(name, [row])[0]
+            if row is not first and all(row[key] == first[key] for key in ("eta", "lookalike_weight")):
+                lines[name].append(row)
     series = [
         Series(
             name,
-            [Point(row["share"], row["recovery"], row["low"], row["high"]) for row in rows if row["series"] == name],
-            look,
-            marker,
+            [Point(row["share"], row["recovery"], row["low"], row["high"]) for row in lines[name]],
+            *look,
             line=name != "transplant",
         )
-        for name, (look, marker) in _SERIES.items()
+        for name, look in _SERIES.items()
+        if name in lines
     ]
     legend = "".join(
-        f'<text class="{look}" x="{66 + 96 * place}" y="26" fill="currentColor">{escape(name.replace("_", " "))}</text>'
-        for place, (name, (look, _)) in enumerate(_SERIES.items())
+        f'<text class="{one.look}" x="{66 + 70 * place}" y="26" fill="currentColor">'
+        f"{escape(one.name.replace('_', ' '))}</text>"
+        for place, one in enumerate(series)
     )
     plot = str(
         line_plot(
-            "curve",
+            "frontier",
             "Recovery",
             "Recovery on selection prompts against the share of parameters moved.",
             series,
@@ -55,6 +67,33 @@ def recovery_curve(rows: Sequence[Mapping[str, Any]]) -> str:
             y_range=(0.0, 1.25),
         )
     )
+    return _standing_alone(plot, legend)
+
+
+def training(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Loss by optimiser step, from the rows of `training.parquet`; long trainings as means of neighbouring steps."""
+    width = max(1, len(rows) // _TRAINING_POINTS)
+    groups = [rows[first : first + width] for first in range(0, len(rows), width)]
+    points = [Point(group[-1]["step"], sum(row["loss"] for row in group) / len(group)) for group in groups]
+    plot = line_plot(
+        "training",
+        "Training",
+        "Loss on the lessons' answers against the optimiser step.",
+        [Series("loss", points, "a", "dot")],
+        "step",
+        "nats per answer token",
+        lambda value: f"{value:.0f}",
+        lambda value: f"{value:.2f}",
+        y_range=(0.0, max(point.y for point in points)),
+    )
+    return _standing_alone(str(plot))
+
+
+_TRAINING_POINTS = 60
+
+
+def _standing_alone(plot: str, legend: str = "") -> str:
+    """A figure of a page as a picture with its own size, style and legend."""
     head, tail = plot.split(">", 1)
     sized = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="460" height="300" ')
     return f"{sized}>{_STYLE}{tail.removesuffix('</svg>')}{legend}</svg>"

@@ -135,6 +135,36 @@ def revert(
 
 
 @app.command()
+def export(
+    study: StudyFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; it must not hold anything.")],
+    store: StoreOption = None,
+    despite_failed_gates: Annotated[
+        bool, typer.Option("--despite-failed-gates", help="Export although a quality gate failed.")
+    ] = False,
+) -> None:
+    """Copy a finished transplant out of the store, with its model card, proof and inverse patch."""
+    from cnt_pipeline.commands.export import export_transplant
+
+    export_transplant(study, out, store, despite_failed_gates)
+
+
+@app.command()
+def donors(
+    study: StudyFile,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    budget: Annotated[
+        float, typer.Option(min=0.00001, max=1, help="Share of all parameters that each donor may give.")
+    ] = 0.0024,
+) -> None:
+    """Compare candidate donors: how far the best neurons of each bring the target at one budget."""
+    from cnt_pipeline.commands.donors import compare_donors
+
+    raise typer.Exit(compare_donors(study, store, as_json, budget))
+
+
+@app.command()
 def gc(
     studies: Annotated[
         list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Keep what these studies plan too.")
@@ -164,7 +194,7 @@ def ui(
 
 
 @app.command()
-def schema(name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, status or study.")]) -> None:
+def schema(name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, status, donors or study.")]) -> None:
     """Print the JSON Schema of a document."""
     from cnt_pipeline.commands.reference import print_schema
 

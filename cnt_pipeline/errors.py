@@ -27,6 +27,12 @@ class BrokenArtifactError(StoreError):
     """A stored artifact no longer matches its manifest."""
 
 
+class GateError(CntError):
+    """The study is finished, but what was asked for needs quality gates that failed."""
+
+    exit_code = 1
+
+
 class InadmissibleError(CntError):
     """The study is well formed but its models cannot answer its question (a donor without the function, say)."""
 

@@ -30,7 +30,8 @@ prompts:
     utility: {packaged: general.test, take: 16}
 generation: {max_new_tokens: 24}
 method: {name: cnt, nodes: 2}
-controls: {random_seeds: 1, curve: [1.0]}
+controls: {random_seeds: 1}
+frontier: {budgets: [0.05], random_seeds: 1, resamples: 2}
 run: {batch_size: 256, threads: 1}
 """
 

@@ -1,3 +1,3 @@
 """Activation caches: what a probe measures at every neuron for every prompt, kept raw and as mergeable statistics."""
 
-VERSION = 1
+VERSION = 2

@@ -1,17 +1,24 @@
 """`cnt check`: what can be known of a study without computing, from headers, prompt files and the method table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cnt_pipeline.commands.console import err, out, size_text, table
 from cnt_pipeline.measures.metrics import refuse_unjudged
+from cnt_pipeline.models.ancestry import ancestry, ancestry_warning
 from cnt_pipeline.models.compare import compare, estimate, non_neuron_difference
-from cnt_pipeline.models.load import resolve_model
+from cnt_pipeline.models.gguf import read_header, require_gguf
+from cnt_pipeline.models.sources import resolve_gguf
 from cnt_pipeline.models.tensors import read_index
+from cnt_pipeline.pipeline.places import folder_of, is_derived
+from cnt_pipeline.pipeline.plan import plan
+from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.build import materialize
+from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
-from cnt_pipeline.study.schema import KINDS, SPLITS
+from cnt_pipeline.study.schema import KINDS, SPLITS, TRAIN, Kind, Lesson, LoraSft, Study
 from cnt_pipeline.transplants.methods import resolve
 
 FEW_PROMPTS = 30
@@ -28,14 +35,10 @@ def check_study(path: Path) -> None:
     steps = steps_of(study)
     method = resolve(study.method)
     console = out()
-    refuse_impossible(study)
-    target, donor = resolve_model(study.models.target), resolve_model(study.models.donor)
-    comparison = compare(target, donor)
-    others = non_neuron_difference(read_index(target), read_index(donor))
+    artifacts = _made(study)
+    refuse_impossible(study, artifacts)
     console.print(f"{study.study}: {path} is well formed, {len(steps)} steps", markup=False, soft_wrap=True)
-    console.print(comparison.report(), markup=False, soft_wrap=True)
-    left = f"largest difference {others.largest:.2%}" if others.relative else "none"
-    console.print(f"  tensors that hold no neuron and stay the target's: {left}", markup=False, soft_wrap=True)
+    warnings = _show_models(study, artifacts)
     row = method.row
     console.print(
         f"method {row.name}: scores by effect_{method.effect}, selects by {method.selection}, edits by {row.edit} "
@@ -43,28 +46,87 @@ def check_study(path: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
-    sets = materialize(study.prompts, study.seed)
+    taught = study.models.taught_kinds()
+    sets = materialize(study.prompts, study.seed, taught)
     for split in SPLITS:
         refuse_unjudged(study.function, {kind: sets[split, kind] for kind in KINDS})
-    rows = [(kind, *(str(len(sets[split, kind])) for split in SPLITS)) for kind in KINDS]
-    console.print(table(("prompts", *SPLITS), rows, right=SPLITS))
+    splits = (*SPLITS, TRAIN) if taught else SPLITS
+    rows = [(kind, *(str(len(sets.get((split, kind), ())) or "") for split in splits)) for kind in KINDS]
+    console.print(table(("prompts", *splits), rows, right=splits))
     console.print("no prompt serves two roles")
-    counts = {kind: len(sets["score", kind]) for kind in KINDS}
-    needs = estimate(target, donor)
-    # An effect is a float32 per neuron: of function prompts, of look-alikes twice (misfires, damage), of general ones.
-    caches = 4 * needs.neurons * (counts["function"] + 2 * counts["lookalike"] + counts["utility"])
-    console.print(
-        f"{needs.parameters:,} parameters, {needs.neuron_parameters:,} of them in {needs.neurons:,} neurons; "
-        f"needs about {size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at "
-        f"most {size_text(caches)} caches) and {size_text(needs.memory_bytes)} of memory in float32",
-        markup=False,
-        soft_wrap=True,
-    )
-    small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in sets.items() if len(rows) < FEW_PROMPTS]
-    warnings = list(others.warnings)
+    _show_needs(study, artifacts, {kind: len(sets["score", kind]) for kind in KINDS})
+    judged = {role: rows for role, rows in sets.items() if role[0] != TRAIN}
+    small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in judged.items() if len(rows) < FEW_PROMPTS]
     if small:
         warnings.append(f"fewer than {FEW_PROMPTS} prompts in {', '.join(small)}: intervals will be wide")
     for warning in warnings:
         err().print("[yellow]warning[/]  ", end="")
         err().print(warning, markup=False, soft_wrap=True)
     console.print("whether the donor leads the target enough is measured by the run itself", style="dim")
+
+
+def _made(study: Study) -> dict[str, Artifact]:
+    """Derived models that an earlier run left in the project's store, by step."""
+    if not any(map(is_derived, study.models.named().values())):
+        return {}
+    planned = plan(study, Store(store_url(None)))
+    return {each.step.key: each.artifact for each in planned if each.artifact is not None}
+
+
+def _show_models(study: Study, artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Print what is known of the models; returns warnings. A pair that is yet to be made is compared by the run."""
+    for name, model in study.models.named().items():
+        if isinstance(model, LoraSft):
+            taught = ", ".join(f"{'+'.join(lesson.prompts)} ({_answers(lesson)})" for lesson in model.lessons)
+            _say(f"{name}: {model.base} fine-tuned, {model.steps} steps of {model.batch_size} on {taught}")
+        elif model.is_gguf:
+            file = resolve_gguf(model)
+            require_gguf(file)
+            header = read_header(file)
+            _say(f"{name}: {file.name}, {header.parameters:,} parameters of {header.architecture}, into float32")
+    target, donor = (folder_of(study, name, artifacts) for name in ("target", "donor"))
+    if target is None or donor is None:
+        waiting = " and ".join(name for name, place in (("target", target), ("donor", donor)) if place is None)
+        _say(f"  `cnt run` makes the {waiting} and then checks whether the two can exchange neurons")
+        return []
+    comparison = compare(target, donor)
+    _say(comparison.report())
+    others = non_neuron_difference(read_index(target), read_index(donor))
+    left = f"largest difference {others.largest:.2%}" if others.relative else "none"
+    _say(f"  tensors that hold no neuron and stay the target's: {left}")
+    architecture = comparison.architecture
+    looked_at = sorted({0, architecture.layers // 2, architecture.layers - 1})
+    kin = ancestry(read_index(target), read_index(donor), architecture, looked_at)
+    _say(
+        f"  neurons of equal index: median cosine {kin.median_cosine:.2f} "
+        f"({len(looked_at)} of {architecture.layers} layers looked at)"
+    )
+    apart = ancestry_warning(kin, study.match)
+    return [*others.warnings, *([apart] if apart else [])]
+
+
+def _answers(lesson: Lesson) -> str:
+    if isinstance(lesson.answers, str):
+        return f"{lesson.answers} answers"
+    return f"{len(lesson.answers)} given answer{'s' if len(lesson.answers) > 1 else ''}"
+
+
+def _show_needs(study: Study, artifacts: Mapping[str, Artifact], counts: Mapping[Kind, int]) -> None:
+    """Print disk and memory, where a folder of the target or of what it is made from lies on this machine."""
+    places = (folder_of(study, name, artifacts) for name in study.models.ancestry("target"))
+    target = next((place for place in places if place is not None), None)
+    if target is None:
+        _say("disk and memory are known when the target is dequantised")
+        return
+    needs = estimate(target, folder_of(study, "donor", artifacts) or target)
+    # An effect is a float32 per neuron: of function prompts, of look-alikes twice (misfires, damage), of general ones.
+    caches = 4 * needs.neurons * (counts["function"] + 2 * counts["lookalike"] + counts["utility"])
+    _say(
+        f"{needs.parameters:,} parameters, {needs.neuron_parameters:,} of them in {needs.neurons:,} neurons; "
+        f"needs about {size_text(needs.disk_bytes + caches)} of disk ({size_text(needs.disk_bytes)} checkpoint, at "
+        f"most {size_text(caches)} caches) and {size_text(needs.memory_bytes)} of memory in float32",
+    )
+
+
+def _say(text: str) -> None:
+    out().print(text, markup=False, soft_wrap=True)

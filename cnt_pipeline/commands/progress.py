@@ -20,6 +20,9 @@ from cnt_pipeline.commands.console import STYLES, seconds_text
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.pipeline.step import Step
 
+_REMEMBERED_SECONDS = 600.0
+"""The time left follows from the pace of the last so many seconds: a slow step of a training takes a minute."""
+
 
 class RunDisplay:
     """A `cnt_pipeline.pipeline.chain.Watcher` that remembers what was taken."""
@@ -44,6 +47,7 @@ class RunDisplay:
                 TimeRemainingColumn(compact=True),
                 console=self._console,
                 transient=True,
+                speed_estimate_period=_REMEMBERED_SECONDS,
             )
             self._whole = self._bars.add_task("steps", total=self._steps)
             self._bars.start()

@@ -15,6 +15,7 @@ from cnt_pipeline.pipeline.project import dagster_home, store_url
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.load import load_study
+from cnt_pipeline.study.schema import Study
 
 QUALITY_FAILED = 1
 
@@ -47,7 +48,7 @@ def run_study(path: Path, store: str | None, as_json: bool) -> int:
         materialize_study(study, opened.url, dagster_home(), display)
     order = [each.step.key for each in planned]
     taken = sorted(display.taken, key=lambda each: order.index(each.step.key))
-    document, verdict = _document(study.study, taken, time.perf_counter() - began)
+    document, verdict = _document(study, taken, time.perf_counter() - began)
     if as_json:
         print_document(document)
     else:
@@ -55,11 +56,12 @@ def run_study(path: Path, store: str | None, as_json: bool) -> int:
     return 0 if document.verdict == "pass" else QUALITY_FAILED
 
 
-def _document(study: str, taken: Sequence[Taken], seconds: float) -> tuple[RunDocument, dict[str, Any]]:
+def _document(study: Study, taken: Sequence[Taken], seconds: float) -> tuple[RunDocument, dict[str, Any]]:
     ready = {each.step.key: each.built.artifact for each in taken}
     verdict = outcome.verdict_of(ready)
     document = RunDocument(
-        study=study,
+        study=study.study,
+        purpose=study.purpose,
         verdict=verdict["verdict"],
         seconds=round(seconds, 3),
         steps=[
@@ -92,7 +94,7 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
     moved = document.transplant
     console.print(
         f"\n{moved.neurons:,} neurons, {moved.parameters:,} parameters ({moved.share:.2%} of the target), "
-        f"eta {moved.eta:g}\n",
+        f"{'an amplitude each' if moved.eta is None else f'eta {moved.eta:g}'}\n",
         markup=False,
         soft_wrap=True,
     )
@@ -105,7 +107,10 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
     console.print(f"\n[{STYLES[document.verdict]}]{document.verdict}[/]  ", end="")
     console.print(verdict["sentence"], markup=False, soft_wrap=True)
     console.print(f"{built} steps built, {hits} hits, {seconds_text(document.seconds)}")
-    console.print(f"checkpoint  {moved.path}", markup=False, soft_wrap=True)
+    if document.purpose == "stress_test":
+        console.print("stress test: the figures are the result; the checkpoint is not for use, and is not exported")
+    else:
+        console.print(f"checkpoint  {moved.path}", markup=False, soft_wrap=True)
     console.print(f"report      {document.report}", markup=False, soft_wrap=True)
 
 

@@ -51,7 +51,7 @@ def encode_set(tokenizer: Any, prompts: Sequence[Prompt], settings: Generation, 
     return EncodedSet(
         prompts=tuple(prompts),
         tokens=tuple(tokens),
-        answers=tuple(continuation(p.answers[0].removeprefix(p.prefix)) if p.answers else () for p in prompts),
+        answers=tuple(continuation(p.first_answer.removeprefix(p.prefix)) if p.first_answer else () for p in prompts),
         choices=tuple(tuple(continuation(choice) for choice in p.choices) for p in prompts),
     )
 

@@ -1,3 +1,3 @@
-"""Evaluations: test completions scored and compared, the recovery curve with its controls, and the verdict."""
+"""Evaluations: test completions scored and compared, the frontier, the ranking's stability, the verdict."""
 
-VERSION = 2
+VERSION = 3

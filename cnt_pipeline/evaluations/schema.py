@@ -4,7 +4,9 @@ import pyarrow as pa
 
 SAMPLES = "samples.parquet"
 METRICS = "metrics.parquet"
-CURVE = "curve.parquet"
+FRONTIER = "frontier.parquet"
+NEEDED = "frontier.json"
+STABILITY = "stability.parquet"
 VERDICT = "verdict.json"
 
 SAMPLES_SCHEMA = pa.schema(
@@ -23,6 +25,7 @@ METRICS_SCHEMA = pa.schema(
     [
         ("subject", pa.string()),
         ("metric", pa.string()),
+        ("source", pa.string()),
         ("value", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -36,11 +39,21 @@ METRICS_SCHEMA = pa.schema(
         ("vs_donor_high", pa.float64()),
     ]
 )
-"""A row per subject and metric with 95 % intervals; `vs_*` are paired differences, of the mean NLL for a perplexity."""
+"""A row per subject and metric with 95 % intervals; `vs_*` are paired differences, of the mean NLL for a perplexity.
 
-CURVE_SCHEMA = pa.schema(
+`source` is empty for all prompts; where a metric's prompts come from several sources, each has a row of its own.
+"""
+
+WORTH_ASKING = 0.3
+"""Recovery from which the frontier asks misfires, utility and coherence too: below, nobody would use the transplant."""
+
+FRONTIER_SCHEMA = pa.schema(
     [
         ("series", pa.string()),
+        ("effect", pa.string()),
+        ("selection", pa.string()),
+        ("eta", pa.float64()),
+        ("lookalike_weight", pa.float64()),
         ("variant", pa.int32()),
         ("neurons", pa.int64()),
         ("parameters", pa.int64()),
@@ -51,6 +64,32 @@ CURVE_SCHEMA = pa.schema(
         ("high", pa.float64()),
         ("misfire", pa.float64()),
         ("utility", pa.float64()),
+        ("coherence", pa.float64()),
     ]
 )
-"""Recovery on selection prompts against parameters moved; `low` and `high` bound the recovery at 95 %."""
+"""Recovery on selection prompts against parameters moved; `low` and `high` bound the recovery at 95 %.
+
+`series` is effect, random, largest_delta, transplant or whole_donor. `variant` numbers the draws of random neurons; it
+is null where a row stands for its series: the only draw, or the mean over all of them. What was not asked (low
+recovery) or does not apply is null, `eta` also where the transplant's neurons have amplitudes of their own.
+"""
+
+STABILITY_SCHEMA = pa.schema(
+    [
+        ("effect", pa.string()),
+        ("lookalike_weight", pa.float64()),
+        ("measure", pa.string()),
+        ("share", pa.float64()),
+        ("neurons", pa.int64()),
+        ("mean", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("chance", pa.float64()),
+        ("resamples", pa.int64()),
+    ]
+)
+"""Agreement of rankings from resampled prompts with the full one: mean and 5-95 % range over the resamples.
+
+`measure` is overlap (share of the full ranking's best `neurons` that a resample keeps among as many; `share` are their
+parameters, `chance` is what a random order would keep) or spearman (over all neurons).
+"""

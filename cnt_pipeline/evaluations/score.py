@@ -34,12 +34,27 @@ def score(
     rows: list[dict[str, Any]] = []
     for metric in (METRICS[name] for name in metrics):
         values = {subject: _values(metric, subject, prompts, by_kind, samples) for subject, by_kind in said.items()}
-        for subject, judged in values.items():
-            if judged:
-                asked = sum(len(prompts[kind]) for kind in metric.kinds)
-                rows.append(_row(subject, metric, judged, asked, values["target"], values["donor"], seed))
+        for source, ids in _sources(metric, prompts).items():
+            for subject, judged in values.items():
+                here = {name: value for name, value in judged.items() if name in ids}
+                if here:
+                    row = _row(subject, metric, here, len(ids), values["target"], values["donor"], seed)
+                    rows.append(row | {"source": source})
     write_parquet(pa.Table.from_pylist(samples, schema=SAMPLES_SCHEMA), folder / SAMPLES)
     write_parquet(pa.Table.from_pylist(rows, schema=METRICS_SCHEMA), folder / METRICS_FILE)
+
+
+def _sources(metric: Metric, prompts: Mapping[Kind, Sequence[Prompt]]) -> dict[str, set[str]]:
+    """Prompt ids by source, all of them under the empty name first; alone there where one source gave them all.
+
+    A metric over several kinds is not split: its sources would be kinds.
+    """
+    asked = [prompt for kind in metric.kinds for prompt in prompts[kind]]
+    found = {"": {prompt.id for prompt in asked}}
+    sources = sorted({prompt.source for prompt in asked})
+    if len(metric.kinds) == 1 and len(sources) > 1:
+        found |= {source: {prompt.id for prompt in asked if prompt.source == source} for source in sources}
+    return found
 
 
 def _values(

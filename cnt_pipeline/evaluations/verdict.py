@@ -34,7 +34,7 @@ def write_verdict(
     """Write and return `verdict.json` from the metrics and samples in `scores`."""
     metrics = {
         (row["subject"], row["metric"]): row
-        for row in pl.read_parquet(scores / METRICS, glob=False).iter_rows(named=True)
+        for row in pl.read_parquet(scores / METRICS, glob=False).filter(source="").iter_rows(named=True)
     }
     main, misfire = function.measured_by, MISFIRES[function.measured_by]
 

@@ -34,6 +34,28 @@ def mean_interval(values: Sequence[float], seed: int) -> Estimate:
     return bootstrap_mean(values, seed)
 
 
+def interval_over_draws(draws: Sequence[Sequence[float]], estimates: Sequence[Estimate], seed: int) -> Estimate:
+    """Mean over draws (of random neurons), each with its values by prompt; `estimates` are the draws' own.
+
+    The interval covers draws as well as prompts: both are resampled together, and it is never narrower than the draws'
+    own intervals are on average, which a bootstrap of values that are all equal would be.
+    """
+    generator = np.random.default_rng(seed)
+    data = [np.asarray(values, dtype=np.float64) for values in draws]
+    means = np.zeros(RESAMPLES)
+    for _ in data:
+        which = generator.integers(len(data), size=RESAMPLES)
+        for number, values in enumerate(data):
+            chosen = np.flatnonzero(which == number)
+            prompts = generator.integers(len(values), size=(len(chosen), len(values)))
+            means[chosen] += values[prompts].mean(1) / len(data)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    value = float(np.mean([estimate.value for estimate in estimates]))
+    low = min(float(low), float(np.mean([estimate.low for estimate in estimates])))
+    high = max(float(high), float(np.mean([estimate.high for estimate in estimates])))
+    return Estimate(value, low, high, min(estimate.n for estimate in estimates))
+
+
 def bootstrap_mean(values: Sequence[float], seed: int) -> Estimate:
     """Mean with a percentile bootstrap interval; a paired difference is the mean of the differences."""
     data = np.asarray(values, dtype=np.float64)

@@ -50,9 +50,19 @@ def exact_match(prompt: Prompt, completion: Completion) -> float | None:
 
 
 def lookalike_error(prompt: Prompt, completion: Completion) -> float | None:
-    """1 where a look-alike with reference answers is answered otherwise; None without references."""
-    matched = exact_match(prompt, completion)
-    return None if matched is None else 1 - matched
+    """1 where a look-alike with reference answers is answered otherwise; None without references.
+
+    Where a reference is among the choices, the likeliest choice is what counts: unlike in `multiple_choice` their
+    lengths play no part, since they compete for one place in a sentence (he, she, they).
+    """
+    options = [_plain(choice) for choice in prompt.choices]
+    wanted = {_plain(answer) for answer in prompt.answers}
+    if not wanted & set(options):
+        matched = exact_match(prompt, completion)
+        return None if matched is None else 1 - matched
+    if len(completion.choice_loglik) != len(options) or not _finite(completion):
+        return None
+    return float(options[completion.choice_loglik.index(max(completion.choice_loglik))] not in wanted)
 
 
 def multiple_choice(prompt: Prompt, completion: Completion) -> float | None:
@@ -124,7 +134,7 @@ SCORERS: dict[str, tuple[Scorer, int]] = {
     "refusal": (refusal, PHRASES_VERSION),
     "coherence": (coherence, 1),
     "exact_match": (exact_match, 3),
-    "lookalike_error": (lookalike_error, 3),
+    "lookalike_error": (lookalike_error, 4),
     "multiple_choice": (multiple_choice, 2),
     "pronoun_gap": (pronoun_gap, 2),
     "answer_nll": (answer_nll, 1),

@@ -5,83 +5,36 @@ With one gate `g` per neuron (design section 5) a linear layer of the target com
     rows     y = (1 - g) * (W_T x + b_T) + g * (W_D x + b_D)      q, k, v, gate, up: a neuron is an output unit
     columns  y = W_T ((1 - g) x) + W_D (g x) + b_T                o, down: a neuron is an input unit
 
-which is exact at both ends: `g = 0` is the target bit for bit, `g = 1` uses nothing but the donor's weights. Three ways
-to hold the gates serve three needs: `gated` differentiates through them, `folded` rewrites the weights in
-memory for fast
-generation with a fixed plan, and `uniform` sets all gates to one value and yields every prompt's `dL/dg` in
-the backward
-pass without ever holding a weight gradient.
+which is exact at both ends: `g = 0` is the target bit for bit, `g = 1` uses nothing but the donor's weights. Four ways
+to hold the gates serve four needs: `gated` differentiates through them; `folded` rewrites the weights in memory for
+fast generation with a fixed plan; `uniform` sets all gates to one value and `along` to one value times a direction,
+and both yield every prompt's `dL/dg` in the backward pass without ever holding a weight gradient.
+
+Each layer works on the device of its own weight: gates, donor tensors and effects follow it.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cnt_pipeline.models.architecture import Architecture, Matrix
-from cnt_pipeline.models.tensors import TORCH_NAMES, CheckpointIndex, read_array
+from cnt_pipeline.models.gate_linear import (
+    DonorMemory,
+    Effects,
+    GateLinear,
+    Gates,
+    Key,
+    MixedLinear,
+    gated_forward,
+)
+from cnt_pipeline.models.tensors import TORCH_NAMES, CheckpointIndex
 
-Key = tuple[int, str]
-Gates = Mapping[Key, Tensor]
-"""Gate values by (layer, family): `[neurons]`, or `[batch, neurons]` for a value per example."""
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """One linear module of the target with the donor's weight, both as stored (`transposed`: Conv1D, `[in, out]`)."""
-
-    name: str
-    module: nn.Module
-    matrices: tuple[Matrix, ...]
-    donor_weight: Tensor
-    donor_bias: Tensor | None
-    stored: torch.dtype
-
-    @property
-    def row(self) -> bool:
-        return self.matrices[0].side == "row"
-
-    @property
-    def transposed(self) -> bool:
-        return (self.matrices[0].axis == 1) == self.row
-
-    @property
-    def weight(self) -> Tensor:
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        bias = getattr(self.module, "bias", None)
-        assert bias is None or isinstance(bias, Tensor)
-        return bias
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.linear(x, weight.t() if self.transposed else weight, bias)
-
-    def gate(self, gates: Gates) -> Tensor | None:
-        """The gates of the whole axis, `[..., axis]`; None where every family of this module is absent."""
-        present = [(m, gates[m.layer, m.family]) for m in self.matrices if (m.layer, m.family) in gates]
-        if not present:
-            return None
-        sample = present[0][1]
-        whole = sample.new_zeros(*sample.shape[:-1], self.weight.shape[self.matrices[0].axis])
-        for matrix, values in present:
-            positions = torch.tensor(matrix.positions, device=sample.device)
-            whole = whole.index_copy(-1, positions, values)
-        return whole
-
-
-@dataclass
-class Effects:
-    """What one backward pass leaves: `dL/dg` of every example, `[batch, neurons]` float32 by (layer, family)."""
-
-    by_key: dict[Key, Tensor] = field(default_factory=dict)
+__all__ = ["DonorMemory", "Effects", "GatedSwap", "Gates", "Key"]
 
 
 class GatedSwap:
@@ -92,54 +45,54 @@ class GatedSwap:
         architecture: its neuron spaces.
         donor: the donor's checkpoint; its tensors are read one by one into the target's compute dtype.
         stored: the target's checkpoint, whose dtypes decide how a partial copy is rounded when it is written.
+        memory: "keep" holds the donor's tensors, and within `uniform` and `along` the mixed weights; "lazy" reads
+            them from the checkpoint layer by layer, drops them after use and computes the same numbers.
+        checkpointing: keep one layer's activations at a time and compute the others again in the backward pass; the
+            numbers are the same.
     """
 
     def __init__(
-        self, model: nn.Module, architecture: Architecture, donor: CheckpointIndex, stored: CheckpointIndex
+        self,
+        model: nn.Module,
+        architecture: Architecture,
+        donor: CheckpointIndex,
+        stored: CheckpointIndex,
+        memory: DonorMemory = "keep",
+        checkpointing: bool = False,
     ) -> None:
         self.model = model
         self.architecture = architecture
+        self.checkpointing = checkpointing
         by_module: dict[str, list[Matrix]] = {}
         for matrix in architecture.matrices:
             by_module.setdefault(matrix.module, []).append(matrix)
-        self._linears: list[_Linear] = []
-        for name, matrices in by_module.items():
-            module = model.get_submodule(name)
-            like = module.weight
-            assert isinstance(like, Tensor)
-            bias = matrices[0].bias
-            self._linears.append(
-                _Linear(
-                    name=name,
-                    module=module,
-                    matrices=tuple(matrices),
-                    donor_weight=read_array(donor, matrices[0].tensor).to(like.device, like.dtype),
-                    donor_bias=read_array(donor, bias).to(like.device, like.dtype) if bias else None,
-                    stored=getattr(torch, TORCH_NAMES[stored.tensors[matrices[0].tensor].dtype]),
-                )
+        self.linears = [
+            GateLinear(
+                model.get_submodule(name),
+                tuple(matrices),
+                donor,
+                getattr(torch, TORCH_NAMES[stored.tensors[matrices[0].tensor].dtype]),
+                memory,
             )
+            for name, matrices in by_module.items()
+        ]
+        self._blocks = [model.get_submodule(name) for name in _block_names(architecture)]
 
     def filled(self, value: float, batch: int | None = None) -> dict[Key, Tensor]:
-        """All gates at `value`, on the model's device."""
-        device = next(self.model.parameters()).device
+        """All gates at `value`, each on its layer's device."""
         lead = () if batch is None else (batch,)
         return {
-            (m.layer, m.family): torch.full((*lead, m.neurons), value, device=device)
-            for m in self.architecture.matrices
+            (m.layer, m.family): torch.full((*lead, m.neurons), value, device=linear.weight.device)
+            for linear in self.linears
+            for m in linear.matrices
         }
 
     @contextmanager
     def gated(self, gates: Gates) -> Iterator[None]:
         """Run the model with these gates, differentiably; families that are absent stay the target's."""
-        try:
-            for linear in self._linears:
-                gate = linear.gate(gates)
-                if gate is not None:
-                    linear.module.forward = partial(_gated_forward, linear, gate)
+        held = [(linear, linear.gate(gates)) for linear in self.linears]
+        with self._forwards((linear, partial(gated_forward, linear, g)) for linear, g in held if g is not None):
             yield
-        finally:
-            for linear in self._linears:
-                linear.module.__dict__.pop("forward", None)
 
     @contextmanager
     def folded(self, gates: Gates) -> Iterator[None]:
@@ -147,10 +100,10 @@ class GatedSwap:
 
         A partial copy is rounded to the dtype in which the target is stored, as the writer does.
         """
-        saved: list[tuple[_Linear, Tensor, Tensor | None]] = []
+        saved: list[tuple[GateLinear, Tensor, Tensor | None]] = []
         try:
             with torch.no_grad():
-                for linear in self._linears:
+                for linear in self.linears:
                     gate = linear.gate(gates)
                     if gate is None or not bool(gate.any()):
                         continue
@@ -163,41 +116,67 @@ class GatedSwap:
                 if linear.bias is not None and bias is not None:
                     linear.bias.data = bias
 
-    @contextmanager
-    def uniform(self, alpha: float) -> Iterator[Effects]:
-        """Run the model with every gate at `alpha`; a backward pass inside adds `dL/dg` per example to the result.
+    def uniform(self, alpha: float) -> AbstractContextManager[Effects]:
+        """Run the model with every gate at `alpha`; a backward pass inside leaves `dL/dg` per example in the result.
 
         Costs one matrix product more per layer than a pass that computes input gradients only. The embeddings' output
         must require a gradient: `teacher.differentiable_inputs` sees to it.
         """
+        return self.along(self.filled(1.0), alpha)
+
+    @contextmanager
+    def along(self, direction: Gates, alpha: float) -> Iterator[Effects]:
+        """As `uniform`, with the gates at `alpha * direction`, `[neurons]` by (layer, family).
+
+        Families that are absent stay the target's, cost nothing and leave no effect; in the others every neuron's
+        effect is left, those with direction 0 included.
+        """
         effects = Effects()
-        try:
-            for linear in self._linears:
-                linear.module.forward = partial(_uniform_forward, linear, alpha, effects)
+        mixed: list[tuple[GateLinear, MixedLinear]] = []
+        for linear in self.linears:
+            gate = linear.gate(direction)
+            if gate is not None:
+                keys = tuple((m.layer, m.family) for m in linear.matrices if (m.layer, m.family) in direction)
+                mixed.append((linear, MixedLinear(linear, alpha * gate.detach().float(), keys, effects)))
+        with self._forwards(mixed):
             yield effects
+
+    @contextmanager
+    def _forwards(self, replaced: Iterable[tuple[GateLinear, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+        """Give layers another forward pass, and blocks a checkpointed one, for the time of the context."""
+        before: list[tuple[nn.Module, Any]] = []
+        try:
+            for linear, forward in replaced:
+                before.append((linear.module, linear.module.__dict__.get("forward")))
+                linear.module.forward = forward
+            for block in self._blocks if self.checkpointing else ():
+                before.append((block, block.__dict__.get("forward")))
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            yield
         finally:
-            for linear in self._linears:
-                linear.module.__dict__.pop("forward", None)
+            for module, own in before:
+                # accelerate keeps a forward pass of its own here; torch has none.
+                if own is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.forward = own
 
 
-def _gated_forward(linear: _Linear, gate: Tensor, x: Tensor) -> Tensor:
-    gate = gate.to(x.dtype)
-    if gate.dim() == 2:
-        gate = gate.unsqueeze(1)
-    if linear.row:
-        ours = linear.apply(x, linear.weight, linear.bias)
-        theirs = linear.apply(x, linear.donor_weight, linear.donor_bias)
-        return torch.lerp(ours, theirs, gate.expand_as(ours))
-    return linear.apply(x * (1 - gate), linear.weight, linear.bias) + linear.apply(x * gate, linear.donor_weight, None)
+def _block_names(architecture: Architecture) -> list[str]:
+    """The module of every layer: the path of its first matrix up to the layer's number."""
+    modules = {matrix.layer: matrix.module.split(".") for matrix in architecture.matrices}
+    return [".".join(path[: path.index(str(layer)) + 1]) for layer, path in modules.items()]
 
 
-def _fold(linear: _Linear, gate: Tensor) -> None:
-    axis = linear.matrices[0].axis
+def _fold(linear: GateLinear, gate: Tensor) -> None:
     positions = gate.nonzero().squeeze(-1)
     amplitude = gate[positions]
-    linear.weight.data = _moved(linear.weight.data, linear.donor_weight, positions, amplitude, axis, linear.stored)
-    if linear.row and linear.bias is not None and linear.donor_bias is not None:
-        linear.bias.data = _moved(linear.bias.data, linear.donor_bias, positions, amplitude, 0, linear.stored)
+    linear.weight.data = _moved(
+        linear.weight.data, linear.donor_weight, positions, amplitude, linear.axis, linear.stored
+    )
+    theirs = linear.donor_bias
+    if linear.row and linear.bias is not None and theirs is not None:
+        linear.bias.data = _moved(linear.bias.data, theirs, positions, amplitude, 0, linear.stored)
 
 
 def _moved(
@@ -209,45 +188,3 @@ def _moved(
     scale = amplitude.float().view(shape)
     mixed = torch.where(scale == 1, new, (old + scale * (new - old)).to(stored).float())
     return ours.clone().index_copy_(axis, positions, mixed.to(ours.dtype))
-
-
-def _uniform_forward(linear: _Linear, alpha: float, effects: Effects, x: Tensor) -> Tensor:
-    result = _UniformGate.apply(x, linear, alpha, effects)  # type: ignore[no-untyped-call]
-    assert isinstance(result, Tensor)
-    return result
-
-
-class _UniformGate(torch.autograd.Function):
-    """A linear layer at gates `alpha` whose backward pass also yields the gates' gradients per example.
-
-    rows     dL/dg_n = sum_t delta_tn ((W_D - W_T) x_t + b_D - b_T)_n
-    columns  dL/dg_n = sum_t x_tn ((W_D - W_T)^T delta_t)_n
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, linear: _Linear, alpha: float, effects: Effects) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.linear, ctx.alpha, ctx.effects = linear, alpha, effects
-        bias = linear.bias
-        if linear.row and bias is not None and linear.donor_bias is not None:
-            bias = torch.lerp(bias, linear.donor_bias, alpha)
-        return linear.apply(x, torch.lerp(linear.weight, linear.donor_weight, alpha), bias)
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,) = ctx.saved_tensors
-        linear: _Linear = ctx.linear
-        difference = linear.donor_weight - linear.weight
-        matrix = difference.t() if linear.transposed else difference
-        if linear.row:
-            bias = None
-            if linear.bias is not None and linear.donor_bias is not None:
-                bias = linear.donor_bias - linear.bias
-            effect = (delta.float() * nn.functional.linear(x, matrix, bias).float()).sum(1)
-        else:
-            effect = (x.float() * (delta @ matrix).float()).sum(1)
-        for member in linear.matrices:
-            positions = torch.tensor(member.positions, device=effect.device)
-            ctx.effects.by_key[member.layer, member.family] = effect.index_select(1, positions)
-        mixed = torch.lerp(linear.weight, linear.donor_weight, ctx.alpha)
-        return delta @ (mixed.t() if linear.transposed else mixed), None, None, None

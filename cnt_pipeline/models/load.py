@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
 
+AUTO = "auto"
+"""The device that stands for all: accelerate gives every layer its place."""
+
 __all__ = ["ModelSource", "load_model", "load_tokenizer", "model_files", "resolve_model"]
 
 
@@ -45,7 +49,7 @@ def model_files(folder: Path) -> list[Path]:
 def load_model(
     folder: Path, dtype: Dtype = "float32", attention: Attention = "eager", device: str = "cpu"
 ) -> PreTrainedModel:
-    """The frozen model of a checkpoint folder, in eval mode.
+    """The frozen model of a checkpoint folder, in eval mode; with device `auto` spread over the accelerators there are.
 
     Raises `InputError` for pickle weights, code of its own, weights that do not fill the model, an unknown
     device.
@@ -56,10 +60,13 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    spread = device == AUTO
+    if spread and find_spec("accelerate") is None:
+        raise InputError("run.device: auto needs the package accelerate: pip install accelerate, or name one device")
     with _device_errors(device):
-        place = torch.device(device)
+        place = torch.device("cpu" if spread else device)
         torch.empty(0, device=place)
-    with _quiet(), _load_errors(folder, "model"):
+    with quiet_transformers(), _load_errors(folder, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=getattr(torch, dtype),
@@ -68,6 +75,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **({"device_map": AUTO} if spread else {}),
         )
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
@@ -77,7 +85,15 @@ def load_model(
         )
     model.requires_grad_(False)
     model.eval()
-    return model.to(place)
+    if not spread:
+        return model.to(place)
+    outside = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
+    if outside:
+        raise InputError(
+            f"{folder} does not fit on this machine's devices, first left out {outside[0]}: set `dtype: bfloat16`, or "
+            "`device: cpu` where main memory is larger"
+        )
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -90,7 +106,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise InputError(f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json into it")
     from transformers import AutoTokenizer
 
-    with _quiet(), _load_errors(folder, "tokenizer"):
+    with quiet_transformers(), _load_errors(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), use_fast=True, local_files_only=True, trust_remote_code=False, padding_side="left"
         )
@@ -118,7 +134,8 @@ def _refuse_remote_code(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Transformers without its warnings and bars; what fails is told by whoever called it."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

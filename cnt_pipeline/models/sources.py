@@ -1,4 +1,5 @@
-"""Where a model comes from: a local folder, a pinned revision on the Hugging Face hub, an installed package.
+"""Where a model comes from: a local folder, a pinned revision on the Hugging Face hub, an installed package, or a
+GGUF file in one of the first and the last.
 
 A model enters a study as a folder. No package is imported to find one, and huggingface_hub only for a hub
 source.
@@ -62,9 +63,32 @@ def resolve_model(source: ModelSource | Mapping[str, Any]) -> Path:
     return _from_package(str(given["package"]), given["file"])
 
 
+def resolve_gguf(source: ModelSource) -> Path:
+    """The GGUF file of a model source that names one.
+
+    Raises `InputError` when there is no such file, or it does not begin as GGUF files do.
+    """
+    file = source.path if source.path is not None else package_path(str(source.package), str(source.file))
+    if not file.is_file():
+        raise InputError(f"the GGUF file {file} does not exist: correct its place")
+    try:
+        with file.open("rb") as stream:
+            begin = stream.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): check its permissions") from None
+    if begin != _GGUF_MAGIC:
+        raise InputError(f"{file} is no GGUF file (it begins with {begin!r}): fetch it again")
+    return file
+
+
+_GGUF_MAGIC = b"GGUF"
+
+
 def _checked_folder(folder: Path, said: str) -> Path:
     if folder.is_dir():
         return folder
+    if folder.is_file() and folder.suffix == ".gguf":
+        raise InputError(f"{said} is a GGUF file, which is no model folder: `cnt run` makes a folder of it first")
     if folder.is_file():
         raise InputError(f"{said} is a file: give the folder that holds it with config.json and the tokenizer")
     raise InputError(f"{said} does not exist: correct it")

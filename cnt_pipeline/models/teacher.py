@@ -63,13 +63,15 @@ def make_batch(examples: Sequence[Example], members: Sequence[int], device: torc
 def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits `[scored tokens, vocabulary]` at the scored positions only, in float32.
 
-    The head runs on those positions alone: logits of whole sequences cost a fifth of a forward pass and most memory.
+    They come back to the batch's device, wherever the head lies. It runs on those positions alone: logits of whole sequences cost a fifth of a forward pass and most memory.
     """
     body = model.base_model(  # type: ignore[operator]
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
     )
-    hidden: Tensor = body.last_hidden_state[batch.row, batch.column]
-    logits: Tensor = model.get_output_embeddings()(hidden).float()  # type: ignore[operator]
+    states: Tensor = body.last_hidden_state
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    hidden = states[batch.row.to(states.device), batch.column.to(states.device)].to(head.weight.device)
+    logits: Tensor = head(hidden).to(batch.answer.device).float()
     cap = getattr(model.config, "final_logit_softcapping", None)
     if isinstance(cap, int | float):
         logits = torch.tanh(logits / cap) * cap
@@ -113,8 +115,9 @@ def differentiable_inputs(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device on which the model takes its input."""
-    return next(model.parameters()).device
+    """Device on which the model takes its input: that of its embeddings, whose output starts every layer."""
+    device: torch.device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    return device
 
 
 def pad_of(model: nn.Module) -> int:

@@ -1,3 +1,3 @@
 """Neuron rankings: DuckDB over the caches' statistics, one `.sql` file per scoring rule."""
 
-VERSION = 2
+VERSION = 3

@@ -1,5 +1,6 @@
 """A study's steps taken one after the other: the artifacts so far, and models that stay loaded between steps."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from cnt_pipeline.errors import StoreError
@@ -35,13 +36,15 @@ class Unwatched:
 
 
 class Chain:
-    """The steps of one study in one run."""
+    """The steps of one study in one run; all of them, or those of `steps`."""
 
-    def __init__(self, study: Study, store: Store, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self, study: Study, store: Store, watcher: Watcher | None = None, steps: Sequence[Step] | None = None
+    ) -> None:
         self.study = study
         self.store = store
         self._watcher = watcher or Unwatched()
-        self._steps = {step.key: step for step in steps_of(study)}
+        self._steps = {step.key: step for step in steps or steps_of(study)}
         self._models = ModelPool(study)
         self.ready: dict[str, Artifact] = {}
 

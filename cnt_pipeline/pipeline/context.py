@@ -1,15 +1,18 @@
 """What a builder gets: the study, its inputs by name, and models that stay loaded from one step to the next."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cnt_pipeline.errors import StoreError
 from cnt_pipeline.models.architecture import Architecture, read_architecture
-from cnt_pipeline.models.load import load_model, load_tokenizer, resolve_model
+from cnt_pipeline.models.load import load_model, load_tokenizer
 from cnt_pipeline.models.tensors import CheckpointIndex, read_index
-from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.places import folder_of
+from cnt_pipeline.pipeline.step import MATCHED, Step
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.store import JSON, Artifact
 from cnt_pipeline.study.schema import Study
@@ -23,17 +26,36 @@ T = TypeVar("T")
 class ModelPool:
     """Loads each model at most once a run. Nothing is loaded until a builder asks."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, artifacts: Mapping[str, Artifact] | None = None) -> None:
         self.study = study
+        self.artifacts = artifacts if artifacts is not None else {}
+        """Artifacts of the steps taken so far: where the derived models lie."""
         self._kept: dict[tuple[str, str], Any] = {}
         self._started = False
+        self._alias: dict[str, str] = {}
+
+    def for_step(self, step: Step) -> "ModelPool":
+        """The pool as a step finds it: one that reads the matched donor gets that for its donor."""
+        if all(source.step != MATCHED for source in step.inputs.values()):
+            return self
+        pool = copy.copy(self)  # what is loaded stays shared
+        pool._alias = {"donor": MATCHED.removeprefix("models/")}
+        return pool
 
     def folder(self, which: str) -> Path:
-        """Local folder of the study's `target` or `donor`."""
-        return resolve_model(getattr(self.study.models, which))
+        """Local folder of a model of the study; of a derived one, in the artifact of its step.
+
+        Raises:
+            StoreError: a derived model whose step was not taken.
+            InputError: a source that cannot be found.
+        """
+        found = folder_of(self.study, self._alias.get(which, which), self.artifacts)
+        if found is None:
+            raise StoreError(f"the model '{which}' is not made yet: materialize models/{which} first")
+        return found
 
     def index(self, which: str) -> CheckpointIndex:
-        """Header index of `target` or `donor`."""
+        """Header index of a model of the study."""
         return self._once("index", which, lambda: read_index(self.folder(which)))
 
     def architecture(self) -> Architecture:
@@ -45,25 +67,33 @@ class ModelPool:
         return self._once("tokenizer", "target", lambda: load_tokenizer(self.folder("target")))
 
     def model(self, which: str) -> Any:
-        """The `target` or `donor` as loaded; never edited outside a gated swap's contexts."""
+        """A model of the study as loaded; never edited outside a gated swap's contexts."""
         return self._once("model", which, lambda: self.load(self.folder(which)))
 
-    def swap(self) -> "GatedSwap":
-        """The gated swap of target and donor, on the pool's target."""
+    def swap(self, donor: str = "donor") -> "GatedSwap":
+        """The gated swap of the target and a donor, on the pool's target."""
         from cnt_pipeline.models.gates import GatedSwap
 
         return self._once(
             "swap",
-            "target",
-            lambda: GatedSwap(self.model("target"), self.architecture(), self.index("donor"), self.index("target")),
+            donor,
+            lambda: GatedSwap(
+                self.model("target"),
+                self.architecture(),
+                self.index(donor),
+                self.index("target"),
+                self.study.run.donor_memory,
+                self.study.run.checkpointing,
+            ),
         )
 
     def load(self, folder: Path) -> Any:
         """A model of its own from a checkpoint folder, in the study's dtype on its device."""
-        self._start_torch()
+        self.start_torch()
         return load_model(folder, dtype=self.study.dtype, device=self.study.run.device)
 
-    def _start_torch(self) -> None:
+    def start_torch(self) -> None:
+        """Set torch's threads before its first work."""
         if self._started:
             return
         # Threads that sleep while they wait cost a third on an idle machine and save a factor of five on a busy one.
@@ -75,6 +105,7 @@ class ModelPool:
         self._started = True
 
     def _once(self, what: str, which: str, make: Callable[[], T]) -> T:
+        which = self._alias.get(which, which)
         if (what, which) not in self._kept:
             self._kept[what, which] = make()
         kept: T = self._kept[what, which]

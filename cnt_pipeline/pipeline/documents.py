@@ -105,7 +105,7 @@ class TransplantSummary(Document):
     neurons: int = Field(description="neurons that come from the donor")
     parameters: int = Field(description="weights in those neurons")
     share: float = Field(description="those weights as a share of all the target's")
-    eta: float = Field(description="amplitude; 1 is a plain copy")
+    eta: float | None = Field(description="amplitude; 1 is a plain copy, null where each neuron has its own")
     path: str = Field(description="folder of the checkpoint")
 
 
@@ -114,6 +114,9 @@ class RunDocument(Document):
 
     schema_version: Literal[1] = 1
     study: str = Field(description="name of the study")
+    purpose: Literal["transplant", "stress_test"] = Field(
+        description="stress_test: the checkpoint stays in the store and is not exported"
+    )
     verdict: Literal["pass", "fail"] = Field(description="fail: at least one check does not hold (exit code 1)")
     seconds: float = Field(description="wall time of the run")
     steps: list[TakenStep]
@@ -123,5 +126,48 @@ class RunDocument(Document):
     report: str = Field(description="path of the HTML report")
 
 
-DOCUMENTS: dict[str, type[Document]] = {"run": RunDocument, "plan": PlanDocument, "status": StatusDocument}
+class Interval(Document):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class DonorRow(Document):
+    """One candidate. What was not measured, since the donor cannot be used, is null."""
+
+    name: str = Field(description="the model's name in the study")
+    model: str = Field(description="where it comes from")
+    why: str | None = Field(description="why it cannot be used, in a sentence; null for a donor that can")
+    function: float | None = Field(None, description="its function metric on selection prompts")
+    lead: float | None = Field(None, description="its distance from the target in the wanted direction")
+    ntrr: Interval | None = Field(
+        None, description="share of that distance covered by the target with the donor's best neurons"
+    )
+    neurons: int | None = Field(None, description="how many neurons the budget buys")
+    misfire: float | None = Field(None, description="misfires on look-alikes of the target with those neurons")
+    donor_misfire: float | None = Field(None, description="misfires of the donor itself")
+    utility: float | None = Field(None, description="utility of the target with those neurons")
+
+
+class DonorsDocument(Document):
+    """What `cnt donors` found, the best donor first."""
+
+    schema_version: Literal[1] = 1
+    study: str = Field(description="name of the study")
+    budget: float = Field(description="share of all parameters that were copied")
+    function: str = Field(description="the function metric")
+    target: float | None = Field(description="the target's function metric on selection prompts")
+    target_utility: float | None = Field(description="the target's utility on selection prompts")
+    best: str | None = Field(description="donor of the highest NTRR; null where none moves the function")
+    donors: list[DonorRow]
+
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "run": RunDocument,
+    "plan": PlanDocument,
+    "status": StatusDocument,
+    "donors": DonorsDocument,
+}
 """Documents by the name that `cnt schema` takes."""

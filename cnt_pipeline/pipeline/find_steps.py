@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cnt_pipeline.pipeline.step import Input, Step, pair, prompts_of, said_by, speech
-from cnt_pipeline.study.schema import Study
+from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
+from cnt_pipeline.study.schema import KINDS, TRAIN, Effect, LoraSft, Study
 from cnt_pipeline.transplants.methods import ResolvedMethod
 
 PAIR = "models/pair"
@@ -11,17 +11,30 @@ PAIR = "models/pair"
 
 
 def models_steps(study: Study) -> list[Step]:
-    """Both models, and what they have in common."""
-    return [
-        Step("models/target", "models.describe", {}, external=study.models.target),
-        Step("models/donor", "models.describe", {}, external=study.models.donor),
-        Step(PAIR, "models.compare", {}, pair()),
-    ]
+    """Every model of the study, each after the one it is made from, and what target and donor have in common."""
+    steps = [_model_step(study, name) for name in study.models.in_order()]
+    return [*steps, Step(PAIR, "models.compare", {}, pair())]
+
+
+def _model_step(study: Study, name: str) -> Step:
+    """A folder is only described; a GGUF file and a recipe become a folder in the step's artifact."""
+    model = study.models.named()[name]
+    if not isinstance(model, LoraSft):
+        return Step(f"models/{name}", "models.dequantise" if model.is_gguf else "models.describe", {}, external=model)
+    recipe = model.model_dump(mode="json", exclude={"kind", "base"})
+    return Step(
+        f"models/{name}",
+        "models.fine_tune",
+        {"lora_sft": recipe, "system": study.generation.system},
+        {"base": model_input(model.base), "prompts": prompts_of(TRAIN, *model.kinds)},
+    )
 
 
 def prompt_set_steps(study: Study) -> list[Step]:
     """All roles in one step, since no prompt may serve two; what lies below reads single files of it."""
-    sources = study.prompts.model_dump(mode="json", exclude={"split"}, exclude_defaults=True)
+    taught = study.models.taught_kinds()
+    unread: dict[str, Any] = {"split": True, TRAIN: set(KINDS) - set(taught) if taught else True}
+    sources = study.prompts.model_dump(mode="json", exclude=unread, exclude_defaults=True)
     return [
         Step(
             "prompt_sets/roles",
@@ -30,6 +43,7 @@ def prompt_set_steps(study: Study) -> list[Step]:
                 "prompts": _without_places(sources),
                 "split": study.prompts.split.model_dump(mode="json"),
                 "seed": study.seed,
+                "taught": sorted(taught),
             },
             external=study.prompts,
         )
@@ -38,6 +52,8 @@ def prompt_set_steps(study: Study) -> list[Step]:
 
 def _without_places(sources: Any) -> Any:
     """Prompt sources without where they lie: their content's digest stands for that."""
+    if isinstance(sources, list):
+        return [_without_places(source) for source in sources]
     if not isinstance(sources, dict):
         return sources
     return {key: _without_places(value) for key, value in sources.items() if key not in ("file", "package", "packaged")}
@@ -52,7 +68,7 @@ def baseline_completions(study: Study) -> list[Step]:
                 f"completions/target/{split}",
                 "completions.of_target",
                 speech(study),
-                {"target": Input("models/target"), "prompts": prompts_of(split)},
+                {"target": model_input("target"), "prompts": prompts_of(split)},
                 after=(PAIR,),
             )
         )
@@ -67,38 +83,42 @@ def baseline_completions(study: Study) -> list[Step]:
     return steps
 
 
+TRAINING = "training.parquet"
+"""File of a derived model's losses by step."""
+SHARDS = "*-[0-9]*.parquet"
+"""Files of a cache's raw rows."""
+EFFECT_RULES: dict[Effect, str] = {"path": "effect", "gradient": "effect", "contrast": "contrast"}
+"""Rule in `neuron_rankings/sql/` that turns what an effect's probe measured into a ranking."""
+
+_OBJECTIVES: dict[str, tuple[str | None, dict[str, tuple[str, str | None]]]] = {
+    "transfer": (
+        "function",
+        {"target_completions": ("target", "function"), "donor_completions": ("donor", "function")},
+    ),
+    "misfire": (
+        "lookalike",
+        {"target_completions": ("target", "lookalike"), "donor_completions": ("donor", "function")},
+    ),
+    "keep": (None, {"target_completions": ("target", None)}),
+}
+"""Kind of prompts that an objective is measured on (None: look-alikes and utility), and whose answers it reads."""
+
+
+def effects_of(study: Study, method: ResolvedMethod) -> tuple[Effect, ...]:
+    """The method's effect, then those that the frontier draws beside it."""
+    return tuple(dict.fromkeys((method.effect, *study.frontier.effects)))
+
+
+def caches_of(effect: Effect) -> dict[str, str]:
+    """Keys of the caches that an effect's ranking reads, by objective."""
+    if effect == "contrast":
+        return {"transfer": "activation_caches/contrast/transfer"}
+    return {objective: f"activation_caches/effect_{effect}/{objective}" for objective in _OBJECTIVES}
+
+
 def cache_steps(study: Study, method: ResolvedMethod) -> list[Step]:
-    """The effects that the method scores by, and the further probes that the study asks for."""
-    probe = f"effect_{method.effect}"
-    slice_: dict[str, Any] = {"probe": probe, "dtype": study.dtype, "system": study.generation.system}
-    if method.effect == "path":
-        slice_["nodes"] = study.method.nodes
-    objectives: dict[str, tuple[str | None, dict[str, tuple[str, str | None]]]] = {
-        "transfer": (
-            "function",
-            {"target_completions": ("target", "function"), "donor_completions": ("donor", "function")},
-        ),
-        "misfire": (
-            "lookalike",
-            {"target_completions": ("target", "lookalike"), "donor_completions": ("donor", "function")},
-        ),
-        "keep": (None, {"target_completions": ("target", None)}),
-    }
-    steps = []
-    for objective, (kind, answers) in objectives.items():
-        kinds = (kind,) if kind else ("lookalike", "utility")
-        inputs = {**pair(), "prompts": prompts_of("score", *kinds)}
-        for name, (subject, answered) in answers.items():
-            inputs[name] = said_by(subject, "score", *((answered,) if answered else kinds))
-        steps.append(
-            Step(
-                f"activation_caches/{probe}/{objective}",
-                "activation_caches.effect",
-                {**slice_, "objective": objective},
-                inputs,
-                resumable=True,
-            )
-        )
+    """The effects that neurons are ranked by, and the further probes that the study asks for."""
+    steps = [step for effect in effects_of(study, method) for step in _effect_caches(study, effect)]
     for name in study.probes:
         for model in ("target", "donor"):
             steps.append(
@@ -111,7 +131,7 @@ def cache_steps(study: Study, method: ResolvedMethod) -> list[Step]:
                         **({"tokens": study.probe_tokens} if name == "activation" else {}),
                     },
                     {
-                        "model": Input(f"models/{model}"),
+                        "model": model_input(model),
                         "prompts": prompts_of("score"),
                         "completions": said_by("target", "score"),
                     },
@@ -121,22 +141,41 @@ def cache_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     return steps
 
 
+def _effect_caches(study: Study, effect: Effect) -> list[Step]:
+    slice_: dict[str, Any] = {
+        "probe": "contrast" if effect == "contrast" else f"effect_{effect}",
+        "dtype": study.dtype,
+        "system": study.generation.system,
+    }
+    if effect == "path":
+        slice_["nodes"] = study.method.nodes
+    steps = []
+    for objective, key in caches_of(effect).items():
+        kind, answers = _OBJECTIVES[objective]
+        if effect == "contrast":
+            answers = {"donor_completions": ("donor", "function")}
+        kinds = (kind,) if kind else ("lookalike", "utility")
+        inputs = {**pair(), "prompts": prompts_of("score", *kinds)}
+        for name, (subject, answered) in answers.items():
+            inputs[name] = said_by(subject, "score", *((answered,) if answered else kinds))
+        builder = "activation_caches.contrast" if effect == "contrast" else "activation_caches.effect"
+        steps.append(Step(key, builder, {**slice_, "objective": objective}, inputs, resumable=True))
+    return steps
+
+
 def ranking_steps(study: Study, method: ResolvedMethod) -> list[Step]:
-    """The method's ranking, and the largest-delta order of the controls."""
-    probe = f"effect_{method.effect}"
-    return [
+    """A ranking for every effect, and the largest-delta order of the controls."""
+    weights = {"lambda": sorted(study.method.lookalike_weight), "mu": study.method.damage_weight}
+    rankings = [
         Step(
-            f"neuron_rankings/{method.row.rule}",
+            f"neuron_rankings/{effect}",
             "neuron_rankings.by_effect",
-            {
-                "rule": method.row.rule,
-                "lambda": sorted(study.method.lookalike_weight),
-                "mu": study.method.damage_weight,
-            },
-            {
-                name: Input(f"activation_caches/{probe}/{name}", ("statistics.parquet",))
-                for name in ("transfer", "misfire", "keep")
-            },
-        ),
+            {"rule": EFFECT_RULES[effect], **({} if effect == "contrast" else weights)},
+            {name: Input(key, ("statistics.parquet",)) for name, key in caches_of(effect).items()},
+        )
+        for effect in effects_of(study, method)
+    ]
+    return [
+        *rankings,
         Step("neuron_rankings/delta_norm", "neuron_rankings.by_delta", {"rule": "delta_norm"}, pair(), after=(PAIR,)),
     ]

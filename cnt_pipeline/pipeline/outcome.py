@@ -21,9 +21,10 @@ def metrics_of(ready: Mapping[str, Artifact]) -> list[MetricRow]:
     """Every figure of the test prompts, subject by subject."""
     from pyarrow.parquet import ParquetFile
 
-    columns = ["subject", "metric", "value", "low", "high", "n"]
-    table = ParquetFile(ready[SCORES].path("metrics.parquet")).read(columns)
-    return [MetricRow(**{**row, "subject": subject_word(row["subject"])}) for row in table.to_pylist()]
+    columns = ["subject", "metric", "source", "value", "low", "high", "n"]
+    rows = ParquetFile(ready[SCORES].path("metrics.parquet")).read(columns).to_pylist()
+    pooled = [row for row in rows if not row.pop("source")]
+    return [MetricRow(**{**row, "subject": subject_word(row["subject"])}) for row in pooled]
 
 
 def verdict_of(ready: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -3,16 +3,18 @@ torch nor Dagster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from cnt_pipeline.models.load import model_files, resolve_model
+from cnt_pipeline.models.load import model_files
+from cnt_pipeline.models.sources import resolve_gguf, resolve_model
 from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.pipeline.steps import steps_of
+from cnt_pipeline.prompt_sets.schema import roles_of
 from cnt_pipeline.prompt_sets.sources import source_digest
 from cnt_pipeline.store import Artifact, BuildRequest, Store
 from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
-from cnt_pipeline.study.schema import KINDS, SPLITS, ModelSource, Prompts, Study
+from cnt_pipeline.study.schema import ModelSource, Prompts, Study
 
 _NAMED = 2
 """Steps that a reason to wait names."""
@@ -48,6 +50,8 @@ def plan(study: Study, store: Store) -> list[Planned]:
         found = _look_up(study, step, store, ready)
         if found.artifact is not None:
             ready[step.key] = found.artifact
+            if step.key == "models/target":
+                refuse_impossible(study, ready)
         planned.append(found)
     return planned
 
@@ -60,7 +64,7 @@ def request_for(study: Study, step: Step, store: Store, ready: Mapping[str, Arti
             f"{name} fingerprint": ready[source.step].manifest.fingerprint for name, source in step.inputs.items()
         }
     if step.external is not None:
-        inputs["files"] = _external_digest(step.external, store)
+        inputs["files"] = _external_digest(study, step.external, store)
     return BuildRequest(
         key=step.key,
         stage=step.stage,
@@ -83,12 +87,16 @@ def _look_up(study: Study, step: Step, store: Store, ready: Mapping[str, Artifac
     return Planned(step, "to build", store.explain(request), request)
 
 
-def _external_digest(source: ModelSource | Prompts, store: Store) -> str:
+def _external_digest(study: Study, source: ModelSource | Prompts, store: Store) -> str:
     """Digest of what a step reads from outside the store: contents, never names of places."""
+    if isinstance(source, ModelSource) and source.is_gguf:
+        return store.file_digest(resolve_gguf(source))
+    digests: dict[str, Any] = {}
     if isinstance(source, ModelSource):
         folder = resolve_model(source)
-        digests = {str(path.relative_to(folder)): store.file_digest(path) for path in model_files(folder)}
+        digests |= {str(path.relative_to(folder)): store.file_digest(path) for path in model_files(folder)}
     else:
-        sources = {f"{split}.{kind}": source.source(split, kind) for split in SPLITS for kind in KINDS}
-        digests = {role: source_digest(named, store.file_digest) for role, named in sources.items() if named}
+        for split, kind in roles_of(study.models.taught_kinds()):
+            if named := source.source(split, kind):
+                digests[f"{split}.{kind}"] = [source_digest(each, store.file_digest) for each in named]
     return sha256_text(canonical_json(digests))

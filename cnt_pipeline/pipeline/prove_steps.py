@@ -6,22 +6,56 @@ from typing import Any
 
 from cnt_pipeline import measures
 from cnt_pipeline.measures.metrics import MISFIRES, metrics_of, versions
-from cnt_pipeline.pipeline.step import SUBJECTS, Input, Step, pair, prompts_of, said_by, speech
-from cnt_pipeline.study.schema import ModelSource, Study
-from cnt_pipeline.transplants.methods import ResolvedMethod
+from cnt_pipeline.pipeline.find_steps import SHARDS, TRAINING, caches_of, effects_of
+from cnt_pipeline.pipeline.places import source_name
+from cnt_pipeline.pipeline.step import SUBJECTS, Input, Step, model_input, pair, prompts_of, said_by, speech
+from cnt_pipeline.study.schema import LoraSft, Study
+from cnt_pipeline.transplants.methods import LEARNING, READS_SCORING, ResolvedMethod
+from cnt_pipeline.transplants.select.settings import learn_settings
 
 
-def _selection_inputs(method: ResolvedMethod) -> dict[str, Input]:
+def selection_inputs(method: ResolvedMethod) -> dict[str, Input]:
+    """What the judge on selection prompts reads, and the method's ranking."""
     return {
         **pair(),
-        "ranking": Input(f"neuron_rankings/{method.row.rule}", ("ranking.parquet",)),
+        "ranking": _ranking(method.effect),
         "prompts": prompts_of("selection"),
         "target_completions": said_by("target", "selection"),
         "donor_completions": said_by("donor", "selection"),
     }
 
 
-def _judging(study: Study) -> dict[str, Any]:
+def _scoring_inputs(method: ResolvedMethod) -> dict[str, Input]:
+    """The scoring prompts with both models' answers, for rules that score or learn anew."""
+    if method.selection not in READS_SCORING:
+        return {}
+    return {
+        "scoring_prompts": prompts_of("score"),
+        "target_scoring": said_by("target", "score"),
+        "donor_scoring": said_by("donor", "score", "function"),
+    }
+
+
+def _amount(study: Study, method: ResolvedMethod) -> dict[str, Any]:
+    """What the selection rule reads of the study beside what every rule reads."""
+    chosen = study.method
+    if method.selection in LEARNING:
+        learned = learn_settings(method.selection, chosen.learn).slice()
+        return {"learn": learned, "lambda": chosen.lookalike_weight[0], "seed": study.seed}
+    rules: dict[str, dict[str, Any]] = {
+        "top_k": {"count": chosen.count},
+        "top_fraction": {"fraction": chosen.fraction},
+        "refine": {"nodes": chosen.nodes, "mu": chosen.damage_weight},
+    }
+    return rules.get(method.selection, {})
+
+
+def _ranking(effect: str) -> Input:
+    return Input(f"neuron_rankings/{effect}", ("ranking.parquet",))
+
+
+def judging(study: Study) -> dict[str, Any]:
+    """The slice of whatever judges on selection prompts."""
     metric = study.function.measured_by
     return {
         "metric": metric,
@@ -31,33 +65,35 @@ def _judging(study: Study) -> dict[str, Any]:
     }
 
 
+def purpose_of(study: Study) -> dict[str, str]:
+    """The slice of what must tell a stress test from a transplant: its checkpoint is an artifact of its own, and says
+    so wherever the store goes."""
+    return {} if study.purpose == "transplant" else {"purpose": study.purpose}
+
+
 def transplant_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     """The selection, the checkpoint and the controls."""
     chosen = study.method
-    amount: dict[str, dict[str, Any]] = {
-        "top_k": {"count": chosen.count},
-        "top_fraction": {"fraction": chosen.fraction},
-        "bisect": {},
-    }
     return [
         Step(
             "transplants/selection",
             "transplants.select",
             {
                 "selection": method.selection,
-                **amount[method.selection],
-                "eta": sorted(chosen.eta),
+                **_amount(study, method),
+                **({} if method.selection == "prune" else {"eta": sorted(chosen.eta)}),
+                "units": chosen.units,
                 "aim": chosen.aim,
                 "families": chosen.families,
                 "limits": study.accept.model_dump(exclude={"recovery"}),
-                **_judging(study),
+                **judging(study),
             },
-            _selection_inputs(method),
+            {**selection_inputs(method), **_scoring_inputs(method)},
         ),
         Step(
             "transplants/checkpoint",
             "transplants.write",
-            {"edit": method.row.edit},
+            {"edit": method.row.edit, **purpose_of(study)},
             {**pair(), "plan": Input("transplants/selection", ("plan.parquet",))},
         ),
         Step(
@@ -81,7 +117,7 @@ def final_completions(study: Study) -> list[Step]:
             "completions/transplant/test",
             "completions.of_transplant",
             speech(study),
-            {"target": Input("models/target"), "checkpoint": Input("transplants/checkpoint", ("model/*",)), **shared},
+            {"target": model_input("target"), "checkpoint": Input("transplants/checkpoint", ("model/*",)), **shared},
         )
     ]
     for control in ("random", "largest_delta"):
@@ -97,7 +133,9 @@ def final_completions(study: Study) -> list[Step]:
 
 
 def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
-    """Scores, recovery curve and verdict."""
+    """Scores, the frontier, the ranking's stability, and the verdict."""
+    effects = effects_of(study, method)
+    selection = {name: source for name, source in selection_inputs(method).items() if name != "ranking"}
     metrics = metrics_of(study.function, study.evaluate, study.file)
     return [
         Step(
@@ -107,18 +145,36 @@ def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
             {"prompts": prompts_of("test"), **{subject: said_by(subject, "test") for subject in SUBJECTS}},
         ),
         Step(
-            "evaluations/curve",
-            "evaluations.curve",
+            "evaluations/frontier",
+            "evaluations.frontier",
             {
-                "budgets": sorted(study.controls.curve),
+                **study.frontier.model_dump(mode="json", by_alias=True, exclude={"effects", "resamples"}),
+                "effects": effects,
+                "measures": measures.VERSION,
                 "families": study.method.families,
                 "seed": study.seed,
-                **_judging(study),
+                **judging(study),
             },
             {
-                **_selection_inputs(method),
+                **selection,
+                **{f"ranking_{effect}": _ranking(effect) for effect in effects},
                 "selection": Input("transplants/selection", ("plan.parquet", "selection.json")),
-                "deltas": Input("neuron_rankings/delta_norm", ("ranking.parquet",)),
+                "deltas": _ranking("delta_norm"),
+            },
+        ),
+        Step(
+            "evaluations/stability",
+            "evaluations.stability",
+            {
+                "effect": method.effect,
+                "resamples": study.frontier.resamples,
+                "seed": study.seed,
+                **({} if method.effect == "contrast" else {"mu": study.method.damage_weight}),
+            },
+            {
+                **pair(),
+                "ranking": _ranking(method.effect),
+                **{name: Input(key, (SHARDS,)) for name, key in caches_of(method.effect).items()},
             },
         ),
         Step(
@@ -140,18 +196,26 @@ def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
 
 def report_step(study: Study, method: ResolvedMethod, before: Sequence[Step]) -> Step:
     """The report names every step before it; those whose files it reads have names of their own."""
+    recipes = {name: model for name, model in study.models.named().items() if isinstance(model, LoraSft)}
     read = {
         **pair(),
         "pair": Input("models/pair"),
         "prompts": prompts_of("test"),
-        "transfer": Input(f"activation_caches/effect_{method.effect}/transfer", ("summary.json",)),
-        "ranking": Input(f"neuron_rankings/{method.row.rule}", ("ranking.parquet",)),
+        "scoring_prompts": prompts_of("score"),
+        "selection_prompts": prompts_of("selection"),
+        "transfer": Input(
+            caches_of(method.effect)["transfer"],
+            ("statistics.parquet",) if method.effect == "contrast" else ("summary.json",),
+        ),
+        "ranking": _ranking(method.effect),
         "selection": Input("transplants/selection"),
         "checkpoint": Input("transplants/checkpoint"),
         "scores": Input("evaluations/scores"),
-        "curve": Input("evaluations/curve"),
+        "frontier": Input("evaluations/frontier"),
+        "stability": Input("evaluations/stability"),
         "verdict": Input("evaluations/verdict"),
         **{f"said_by_{subject}": said_by(subject, "test") for subject in SUBJECTS},
+        **{f"made_{name}": Input(f"models/{name}", (TRAINING,)) for name in recipes},
     }
     named = {source.step for source in read.values()}
     return Step(
@@ -159,6 +223,8 @@ def report_step(study: Study, method: ResolvedMethod, before: Sequence[Step]) ->
         "reports.page",
         {
             "study": study.study,
+            "purpose": study.purpose,
+            "recipes": {name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
             "function": study.function.model_dump(mode="json"),
             "method": {
                 "name": method.row.name,
@@ -167,15 +233,8 @@ def report_step(study: Study, method: ResolvedMethod, before: Sequence[Step]) ->
                 "aim": study.method.aim,
             },
             "accept": study.accept.model_dump(mode="json"),
-            "models": {which: source_name(getattr(study.models, which)) for which in ("target", "donor")},
+            "models": {which: source_name(study.models, which) for which in ("target", "donor")},
         },
         {**read, **{step.key: Input(step.key) for step in before if step.key not in named}},
         names_inputs=True,
     )
-
-
-def source_name(source: ModelSource) -> str:
-    """A model by name, without the place on this machine where it lies."""
-    if source.hub:
-        return f"{source.hub}@{source.revision}"
-    return f"{source.package}/{source.file}" if source.package else str(source.path and source.path.name)

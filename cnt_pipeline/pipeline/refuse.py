@@ -1,31 +1,79 @@
 """What no step of its own refuses: a study whose parts are each well formed but do not go together. From
 headers alone."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from cnt_pipeline.errors import StudyError
-from cnt_pipeline.models.architecture import read_architecture
-from cnt_pipeline.models.load import resolve_model
-from cnt_pipeline.study.schema import Study
+from cnt_pipeline.models.architecture import Architecture, read_architecture
+from cnt_pipeline.models.sources import resolve_gguf, resolve_model
+from cnt_pipeline.pipeline.places import folder_of
+from cnt_pipeline.store import Artifact
+from cnt_pipeline.study.schema import LoraSft, ModelSource, Study
 
 
-def refuse_impossible(study: Study) -> None:
-    """Stop before anything is looked up or computed.
+def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = None) -> None:
+    """Stop before anything is looked up or computed. What only a model that is yet to be made can tell is checked
+    when it is there (`refuse_families`).
 
     Raises:
-        StudyError: target and donor are one folder, or `method.families` names a family that the target has not.
+        StudyError: two models are one folder or file, or `method.families` or a recipe's `modules` name a family that
+            the model has not.
         InputError: a model cannot be found or read.
     """
-    target, donor = resolve_model(study.models.target), resolve_model(study.models.donor)
-    if target.resolve() == donor.resolve():
+    places = {name: place_of(model) for name, model in study.models.named().items() if not isinstance(model, LoraSft)}
+    if "donor" in places and places.get("target") == places["donor"]:
         raise StudyError(
-            f"{study.file}:models: target and donor are the same folder {target.resolve()}; name a donor "
+            f"{study.file}:models: target and donor are the same folder {places['target']}; name a donor "
             "that differs in the function"
         )
-    if study.method.families is None:
-        return
-    architecture = read_architecture(target)
-    unknown = next((family for family in study.method.families if family not in architecture.families), None)
+    for name, model in study.models.named().items():
+        wanted = (model.modules if isinstance(model, LoraSft) else None) or ()
+        architecture = architecture_of(study, name, artifacts or {}) if wanted else None
+        if architecture is not None:
+            refuse_unknown(study, f"models.{name}.modules", wanted, architecture)
+    if study.method.families is not None:
+        architecture = architecture_of(study, "target", artifacts or {})
+        if architecture is not None:
+            refuse_families(study, architecture)
+
+
+def place_of(source: ModelSource) -> Path:
+    """The folder or GGUF file of a source.
+
+    Raises:
+        InputError: it cannot be found.
+    """
+    return (resolve_gguf(source) if source.is_gguf else resolve_model(source)).resolve()
+
+
+def architecture_of(study: Study, name: str, artifacts: Mapping[str, Artifact]) -> Architecture | None:
+    """The neuron spaces of a model, which a recipe's share with its base's; None where all are yet to be made."""
+    for ancestor in study.models.ancestry(name):
+        folder = folder_of(study, ancestor, artifacts)
+        if folder is not None:
+            return read_architecture(folder)
+    return None
+
+
+def refuse_families(study: Study, target: Architecture) -> None:
+    """Refuse `method.families` that the target has not.
+
+    Raises:
+        StudyError: naming the families that it has.
+    """
+    refuse_unknown(study, "method.families", study.method.families or (), target)
+
+
+def refuse_unknown(study: Study, key: str, wanted: tuple[str, ...], architecture: Architecture) -> None:
+    """Refuse families that an architecture has not, naming the study's key.
+
+    Raises:
+        StudyError: naming the families that it has.
+    """
+    unknown = next((family for family in wanted if family not in architecture.families), None)
     if unknown is not None:
         raise StudyError(
-            f"{study.file}:method.families: {architecture.name} has no family '{unknown}'; choose among "
+            f"{study.file}:{key}: {architecture.name} has no family '{unknown}'; choose among "
             f"{', '.join(architecture.families)}"
         )

@@ -31,6 +31,7 @@ def take(
     Raises:
         CntError: the inputs cannot be used, or the store cannot be written.
     """
+    models.artifacts = ready
     request = request_for(study, step, store, ready)
     state = store.state(step.stage, request.fingerprint)
     why = {"cached": "up to date", "broken": state.reason}.get(state.word) or store.explain(request)
@@ -38,7 +39,7 @@ def take(
         study=study,
         step=step,
         inputs={name: ready[source.step] for name, source in step.inputs.items()},
-        models=models,
+        models=models.for_step(step),
         report=report,
     )
     built = store.get_or_build(request, lambda folder: _build(context, folder))

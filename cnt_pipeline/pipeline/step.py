@@ -28,6 +28,9 @@ VERSIONS = {
 }
 """Version of every stage, bumped by hand when what it computes changes; in the order of the chain."""
 
+MATCHED = "models/matched"
+"""The donor with its channels and heads in the target's order, where the study pairs them by activation."""
+
 SUBJECTS = ("target", "donor", "transplant", "control_random", "control_largest_delta")
 """Models that the report compares, in its order."""
 
@@ -69,7 +72,12 @@ class Step:
 
 def pair() -> dict[str, Input]:
     """Target and donor as inputs."""
-    return {"target": Input("models/target"), "donor": Input("models/donor")}
+    return {name: model_input(name) for name in ("target", "donor")}
+
+
+def model_input(name: str) -> Input:
+    """A model of the study as input: the digests of all its files are its identity, wherever they lie."""
+    return Input(f"models/{name}", ("model.json",))
 
 
 def speech(study: Study) -> dict[str, Any]:

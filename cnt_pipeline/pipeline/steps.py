@@ -1,5 +1,6 @@
 """A study as a graph of steps."""
 
+from cnt_pipeline.pipeline.donor_steps import NTRR, needed_for, ntrr_step, with_matching
 from cnt_pipeline.pipeline.find_steps import (
     baseline_completions,
     cache_steps,
@@ -20,9 +21,9 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         StudyError: the method or a metric is not in its table.
     """
     method = resolve(study.method, study.file)
+    models, sets = models_steps(study), prompt_set_steps(study)
     chain = (
-        *models_steps(study),
-        *prompt_set_steps(study),
+        *(sets + models if study.models.taught_kinds() else models + sets),
         *baseline_completions(study),
         *cache_steps(study, method),
         *ranking_steps(study, method),
@@ -30,4 +31,17 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         *final_completions(study),
         *evaluation_steps(study, method),
     )
-    return (*chain, report_step(study, method, chain))
+    return with_matching(study, (*chain, report_step(study, method, chain)))
+
+
+def steps_of_donor(study: Study, budget: float) -> tuple[Step, ...]:
+    """The steps that tell what the study's donor is good for, from its models to its NTRR at `budget`, a share of all
+    parameters.
+
+    Raises:
+        StudyError: as `steps_of`.
+    """
+    method = resolve(study.method, study.file)
+    chain = steps_of(study)
+    last = with_matching(study, (ntrr_step(study, method, budget),))
+    return needed_for([NTRR], (*chain, *last))

@@ -2,54 +2,67 @@
 
 import hashlib
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.prompt_sets import sources
-from cnt_pipeline.prompt_sets.schema import Prompt, file_name, prompt_id, write_prompts
-from cnt_pipeline.study.schema import KINDS, SPLITS, Kind, Prompts, PromptSource, Shares, Split
-
-Role = tuple[Split, Kind]
+from cnt_pipeline.prompt_sets.schema import Prompt, Role, file_name, prompt_id, roles_of, write_prompts
+from cnt_pipeline.study.schema import KINDS, Kind, Prompts, PromptSource, Shares, Split
 
 
-def build(prompts: Prompts, seed: int, folder: Path) -> dict[str, Any]:
-    """Write `<split>.<kind>.parquet` for the nine roles into `folder`; returns the number of rows of each.
+def build(prompts: Prompts, seed: int, folder: Path, taught: Collection[Kind] = ()) -> dict[str, Any]:
+    """Write `<split>.<kind>.parquet` for every role into `folder`; returns the number of rows of each.
 
     Raises:
         InputError: a source that cannot be used, an empty role, or a prompt that appears in two roles.
     """
-    sets = materialize(prompts, seed)
+    sets = materialize(prompts, seed, taught)
     for (split, kind), rows in sets.items():
         write_prompts(rows, folder / file_name(split, kind), split, kind)
     return {"rows": {f"{split}.{kind}": len(rows) for (split, kind), rows in sets.items()}}
 
 
-def materialize(prompts: Prompts, seed: int) -> dict[Role, list[Prompt]]:
-    """The prompts of every role, in the order in which they are written. Errors as in `build`."""
+def materialize(prompts: Prompts, seed: int, taught: Collection[Kind] = ()) -> dict[Role, list[Prompt]]:
+    """The prompts of the nine roles, then of the train role of every kind in `taught`. Errors as in `build`."""
+    roles = roles_of(taught)
     sets: dict[Role, list[Prompt]] = {}
     for kind in KINDS:
-        shared = getattr(prompts, kind)
-        sharing = [s for s in SPLITS if prompts.source(s, kind) in (None, shared)]
-        whole = read_prompt_source(shared, _key("score", kind))
-        for split in SPLITS:
+        splits = [split for split, of in roles if of == kind]
+        sharing = [split for split in splits if prompts.shares(split, kind)]
+        scoring = prompts.source("score", kind)
+        whole = _parts(scoring, _key("score", kind))
+        for split in splits:
             own = prompts.source(split, kind)
+            parts: list[tuple[PromptSource, list[Prompt]]] = []
             if split in sharing:
-                members = [p for p in whole if _assigned(p, prompts.split, sharing, seed) == split]
-                source = shared
-            else:
-                assert own is not None
-                members = read_prompt_source(own, _key(split, kind))
-                source = own
-            members = _take(members, source.take, seed)
+                for source, members in zip(scoring, whole, strict=True):
+                    parts.append((source, [p for p in members if _assigned(p, prompts.split, sharing, seed) == split]))
+            if split != "score" and own != scoring:
+                seen = {prompt.id for _, members in parts for prompt in members}
+                parts += zip(own, _parts(own, _key(split, kind), seen), strict=True)
+            members = [prompt for source, found in parts for prompt in _take(found, source.take, seed)]
             if not members:
+                named = " and ".join(sources.describe(source) for source, _ in parts)
                 raise InputError(
-                    f"{_key(split, kind)}: no prompt is left for this role from {sources.describe(source)}; give it "
+                    f"{_key(split, kind)}: no prompt is left for this role from {named}; give it "
                     "more rows, or a larger share in `prompts.split`"
                 )
             sets[split, kind] = members
     _refuse_overlaps(sets)
-    return {(split, kind): sets[split, kind] for split in SPLITS for kind in KINDS}
+    return {role: sets[role] for role in roles}
+
+
+def _parts(listed: Sequence[PromptSource], key: str, seen: Collection[str] = ()) -> list[list[Prompt]]:
+    """The prompts of every source of a list, without those that an earlier one (or `seen`) holds."""
+    known = set(seen)
+    parts = []
+    for number, source in enumerate(listed):
+        place = f"{key}.{number}" if len(listed) > 1 else key
+        parts.append([prompt for prompt in read_prompt_source(source, place) if prompt.id not in known])
+        known |= {prompt.id for prompt in parts[-1]}
+    return parts
 
 
 def read_prompt_source(source: PromptSource, key: str) -> list[Prompt]:
@@ -83,15 +96,22 @@ def _prompt(row: sources.Row, number: int, source: PromptSource, key: str) -> Pr
     if not isinstance(prefix, str):
         raise InputError(f"{place} has a '{columns.prefix}' that is not text; correct it")
     answers = _texts(sources.value_of(row, columns.answers), place, columns.answers)
-    choices = _texts(sources.value_of(row, columns.choices), place, columns.choices)
+    reference = sources.value_of(row, columns.reference) or ""
+    if not isinstance(reference, str):
+        raise InputError(f"{place} has a '{columns.reference}' that is not text; correct it, or map another column")
+    listed = sources.value_of(row, columns.choices)
+    if columns.choices_separator is not None and isinstance(listed, str):
+        listed = [choice.strip() for choice in listed.split(columns.choices_separator) if choice.strip()]
+    choices = _texts(listed, place, columns.choices)
     if not all(choices):
         raise InputError(f"{place} has an empty choice in '{columns.choices}', which would always win; remove it")
-    _refuse_half_characters((*(content for _, content in messages), prefix, *answers, *choices), place)
+    _refuse_half_characters((*(content for _, content in messages), prefix, reference, *answers, *choices), place)
     return Prompt(
         id=prompt_id(messages, prefix),
         messages=messages,
         prefix=prefix,
         answers=tuple(answer for answer in answers if answer),
+        reference=reference,
         choices=choices,
         source=sources.label(source),
         row=number,

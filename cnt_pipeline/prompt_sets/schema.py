@@ -3,10 +3,13 @@
 import hashlib
 import json
 import unicodedata
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cnt_pipeline.study.schema import Kind, Split
+from cnt_pipeline.study.schema import KINDS, SPLITS, TRAIN, Kind, Split
+
+Role = tuple[Split, Kind]
 
 
 @dataclass(frozen=True)
@@ -14,16 +17,23 @@ class Prompt:
     """One prompt with its reference answers.
 
     `messages` is the conversation up to the assistant's turn, as (role, content) pairs; `prefix` is the start of the
-    answer that every model is given; `choices` are continuations compared by likelihood.
+    answer that every model is given; `choices` are continuations compared by likelihood; `answers` are matched with what
+    a model says, while `reference`, a good answer in free text, only has its likelihood measured.
     """
 
     id: str
     messages: tuple[tuple[str, str], ...]
     prefix: str = ""
     answers: tuple[str, ...] = ()
+    reference: str = ""
     choices: tuple[str, ...] = ()
     source: str = ""
     row: int = 0
+
+    @property
+    def first_answer(self) -> str:
+        """The answer whose likelihood is measured: the reference, else the first of `answers`; "" without either."""
+        return self.reference or next(iter(self.answers), "")
 
     @property
     def text(self) -> str:
@@ -39,6 +49,11 @@ def prompt_id(messages: tuple[tuple[str, str], ...], prefix: str) -> str:
 
 def _words(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def roles_of(taught: Collection[Kind]) -> list[Role]:
+    """The nine roles on which models are compared, and a train role for each kind that a recipe teaches."""
+    return [(split, kind) for split in SPLITS for kind in KINDS] + [(TRAIN, kind) for kind in KINDS if kind in taught]
 
 
 def file_name(split: Split, kind: Kind) -> str:
@@ -61,6 +76,7 @@ def write_prompts(prompts: list[Prompt], path: Path, split: Split, kind: Kind) -
             "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
             "prefix": pl.String,
             "answers": pl.List(pl.String),
+            "reference": pl.String,
             "choices": pl.List(pl.String),
             "source": pl.String,
             "row": pl.Int64,
@@ -79,6 +95,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             messages=tuple((m["role"], m["content"]) for m in row["messages"]),
             prefix=row["prefix"],
             answers=tuple(row["answers"]),
+            reference=row["reference"],
             choices=tuple(row["choices"]),
             source=row["source"],
             row=row["row"],

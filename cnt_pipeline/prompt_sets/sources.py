@@ -14,6 +14,9 @@ Row = dict[str, Any]
 _ENCODING = "utf-8-sig"
 """UTF-8 with or without the mark that some programs put first."""
 PACKAGED = Path(__file__).parent.parent / "demo" / "prompts"
+"""The demonstration's prompt sets."""
+SETS = Path(__file__).parent / "packaged"
+"""Prompt sets for studies of real models."""
 
 
 def describe(source: PromptSource) -> str:
@@ -38,11 +41,11 @@ def locate(source: PromptSource) -> Path:
         InputError: the file, the packaged set or the installed package does not exist.
     """
     if source.packaged:
-        path = PACKAGED / f"{source.packaged}.jsonl"
-        if not path.is_file():
-            known = ", ".join(sorted(p.name.removesuffix(".jsonl") for p in PACKAGED.glob("*.jsonl")))
-            raise InputError(f"there is no packaged prompt set '{source.packaged}'; choose one of {known}")
-        return path
+        known = {p.name.removesuffix(".jsonl"): p for folder in (PACKAGED, SETS) for p in folder.glob("*.jsonl")}
+        if source.packaged not in known:
+            names = ", ".join(sorted(known))
+            raise InputError(f"there is no packaged prompt set '{source.packaged}'; choose one of {names}")
+        return known[source.packaged]
     if source.package:
         return package_path(source.package, str(source.file))
     path = Path(str(source.file))

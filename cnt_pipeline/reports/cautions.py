@@ -30,6 +30,8 @@ def cautions(material: Material) -> list[Caution]:
         *_coherence(rows),
         *_unscored(material, rows),
         *_completeness(material),
+        *_controls(material),
+        *_ancestry(material),
         *_pair(material),
     ]
 
@@ -90,10 +92,35 @@ def _unscored(material: Material, rows: Mapping[tuple[str, str], Mapping[str, An
 
 
 def _completeness(material: Material) -> list[Caution]:
+    if material.method.effect != "path":
+        return []
     gap = material.completeness["completeness_gap"]
-    if material.method.effect != "path" or gap <= COMPLETENESS_LIMIT:
+    if gap <= COMPLETENESS_LIMIT:
         return []
     return [Caution(f"The neuron effects do not add up (gap {words.percent(gap)}).", "completeness")]
+
+
+def _controls(material: Material) -> list[Caution]:
+    """A control may beat the transplant in parameters though it loses on the test prompts at the same budget."""
+    if material.needed["fewer_than_controls"] is not False:
+        return []
+    text = "On the selection prompts a control was not seen to need more parameters for the same recovery."
+    return [Caution(text, "frontier")]
+
+
+def _ancestry(material: Material) -> list[Caution]:
+    found = material.comparison.get("ancestry")
+    if found is None or found["shared"]:
+        return []
+    return [
+        Caution(
+            "Target and donor seem to have no shared ancestor: the median cosine between a neuron's weights in the one "
+            f"and in the other is {words.number(found['median_cosine'], 2)}, and for "
+            f"{words.percent(found['share_low'], 0)} of the neurons it is low. Neurons of equal number need not do the "
+            "same work.",
+            "pair",
+        )
+    ]
 
 
 def _pair(material: Material) -> list[Caution]:
@@ -115,7 +142,7 @@ def limits(material: Material) -> list[str]:
         "Answers are greedy and short, each to one prompt: no attack, no sampling, no long talk was tried.",
         f"The search tried {len(material.trials)} candidates on the selection prompts; only the figures on "
         "test prompts are free of that choice, and they hold for prompts of the same kind.",
-        "The recovery curve is drawn on selection prompts, and its random series is a single draw.",
+        "The frontier is drawn on selection prompts, and between its budgets nothing was measured.",
     ]
 
 

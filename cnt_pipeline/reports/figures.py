@@ -1,23 +1,15 @@
-"""Which plots a report shows, from the recovery curve and the trials of the search."""
+"""Which plots a report shows, from the frontier, the stability of the ranking and the trials of the search."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import words
+from cnt_pipeline.reports.frontier import Drawn, drawn
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.plots import Point, Rule, Series, legend_mark, line_plot
-
-LOOKS = {
-    "ranking": ("s-ranking", "circle"),
-    "random": ("s-random", "square"),
-    "largest_delta": ("s-delta", "triangle"),
-    "transplant": ("s-transplant", "diamond"),
-}
-"""Class and marker of each series of the curve; the transplant is a single point, drawn last."""
+from cnt_pipeline.reports.stability import stability_rows
 
 SHARE_LABEL = "share of all parameters moved (log scale)"
 
@@ -31,35 +23,31 @@ class Figure:
     caption: str
 
 
-def legend() -> list[tuple[Markup, str]]:
-    """Mark and name of every series of the curve."""
-    return [
-        (legend_mark(look, marker, series != "transplant"), words.SERIES_NAMES[series])
-        for series, (look, marker) in LOOKS.items()
-    ]
+def legend(material: Material) -> list[tuple[Markup, str]]:
+    """Mark and name of every series of the frontier, and of the search's candidates."""
+    marks = [(one.mark(), one.name) for one in drawn(material)]
+    return [*marks, (legend_mark("s-trials", "dot", line=False), words.SERIES_NAMES["trials"])]
 
 
-def curve_figures(material: Material) -> list[Figure]:
+def frontier_figures(material: Material) -> list[Figure]:
     """Recovery, misfires and utility against the share of parameters moved."""
-    rows = material.curve.to_dicts()
+    series = drawn(material)
     misfire = MISFIRES[material.metric]
     donor, target = material.selection["donor"]["misfire"], material.selection["target"]["utility"]
     accept = material.accept
     gate = Rule(100 * accept.recovery, f"gate: {100 * accept.recovery:g} %")
-    recovery = _series(rows, lambda r: _scaled(r["recovery"]), intervals=True)
-    rise = _series(rows, lambda r: None if r["misfire"] is None else 100 * (r["misfire"] - donor))
-    loss = _series(rows, lambda r: None if r["utility"] is None else 100 * (target - r["utility"]))
+    recovery = [_trials(material), *(one.series("recovery", intervals=True) for one in series)]
     return [
         Figure(
             "Recovery",
-            _plot("recovery", recovery, "recovery", _recovery_words(rows), [gate], (0.0, 100.0), "%"),
+            _plot("recovery", recovery, "recovery", _recovery_words(series), [gate], (0.0, 100.0), "%"),
             "100 % is the donor, 0 % the target; whiskers are 95 % intervals.",
         ),
         Figure(
             "Misfires on look-alikes",
             _plot(
                 "misfire",
-                rise,
+                [one.series("misfire", 100, donor) for one in series],
                 "rise over the donor (points)",
                 f"Rise of {words.metric_name(misfire)} over the donor's {words.percent(donor)}, by budget.",
                 [Rule(100 * accept.over_refusal, f"limit: {words.points(accept.over_refusal)}")],
@@ -71,7 +59,7 @@ def curve_figures(material: Material) -> list[Figure]:
             "Utility lost",
             _plot(
                 "utility",
-                loss,
+                [one.series("utility", -100, target) for one in series],
                 "loss against the target (points)",
                 f"Loss of utility against the target's {words.percent(target)}, by budget.",
                 [Rule(100 * accept.utility_loss, f"limit: {words.points(accept.utility_loss)}")],
@@ -82,6 +70,29 @@ def curve_figures(material: Material) -> list[Figure]:
     ]
 
 
+def _trials(material: Material) -> Series:
+    """Every candidate of the search, faint behind the series."""
+    points = [Point(100 * row["share"], 100 * row["recovery"]) for row in material.trials.iter_rows(named=True)]
+    return Series(words.SERIES_NAMES["trials"], points, "s-trials", "dot", line=False)
+
+
+def stability_figure(material: Material) -> Figure:
+    """How many of the best neurons stay among the best when the scoring prompts are drawn anew."""
+    rows = stability_rows(material)
+    kept = [Point(100 * r["share"], 100 * r["mean"], 100 * r["low"], 100 * r["high"]) for r in rows]
+    chance = [Point(100 * r["share"], 100 * r["chance"]) for r in rows]
+    text = "; ".join(f"{words.percent(r['mean'], 0)} of the best {words.share(r['share'])}" for r in rows)
+    series = [
+        Series("a random order", chance, "s-random", "square"),
+        Series("the ranking", kept, "s-path", "circle"),
+    ]
+    return Figure(
+        "Best neurons that stay among the best",
+        _plot("stability", series, "kept", f"Kept over resamples: {text}.", [], (0.0, 100.0), "%"),
+        "Circles: the ranking, whiskers from 5 to 95 % of the resamples. Squares: what a random order would keep.",
+    )
+
+
 def trials_figure(material: Material) -> Figure:
     """Every candidate of the search: filled where it met every limit."""
     rows = material.trials.to_dicts()
@@ -89,7 +100,7 @@ def trials_figure(material: Material) -> Figure:
     holding = sum(row["holds"] for row in rows)
     aim = Rule(100 * material.aim, f"asked for: {100 * material.aim:g} %")
     text = f"{len(rows)} candidates by share moved and recovery; {holding} of them met every limit."
-    series = [Series("candidates", points, "s-ranking", "circle", line=False)]
+    series = [Series("candidates", points, "s-path", "circle", line=False)]
     return Figure(
         "Candidates of the search",
         _plot("trials", series, "recovery", text, [aim], (0.0, 100.0), "%"),
@@ -120,30 +131,9 @@ def _plot(
     )
 
 
-def _series(
-    rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None], intervals: bool = False
-) -> list[Series]:
-    found = []
-    for name, (look, marker) in LOOKS.items():
-        points = [
-            Point(100 * row["share"], y, *((_scaled(row["low"]), _scaled(row["high"])) if intervals else ()))
-            for row in rows
-            if row["series"] == name and (y := value(row)) is not None
-        ]
-        found.append(Series(words.SERIES_NAMES[name], points, look, marker, line=name != "transplant"))
-    return found
-
-
-def _scaled(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _recovery_words(rows: list[dict[str, Any]]) -> str:
+def _recovery_words(series: list[Drawn]) -> str:
     parts = []
-    for name in LOOKS:
-        points = [
-            f"{words.percent(r['recovery'], 0)} at {words.share(r['share'])}" for r in rows if r["series"] == name
-        ]
-        if points:
-            parts.append(f"{words.SERIES_NAMES[name]}: {', '.join(points)}")
+    for one in series:
+        points = [f"{words.percent(row['recovery'], 0)} at {words.share(row['share'])}" for row in one.rows]
+        parts.append(f"{one.name}: {', '.join(points)}")
     return "; ".join(parts) + "."

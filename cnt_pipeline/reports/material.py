@@ -26,6 +26,15 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a model of the study was made: its `name` in the study, the recipe's keys, and the losses by step."""
+
+    name: str
+    keys: Mapping[str, Any]
+    training: "pl.DataFrame"
+
+
+@dataclass(frozen=True)
 class Origin:
     """One step behind the report: `slice` and `inputs` (digests) make its fingerprint, `files` its digest."""
 
@@ -42,7 +51,9 @@ class Origin:
 class Material:
     """The content of every artifact that a report reads, in the layout of the stage that wrote it.
 
-    `aim` is the recovery that the search asked for on selection prompts, `accept` what the gates ask for.
+    `aim` is the recovery that the search asked for on selection prompts, `accept` what the gates ask for. `metrics` are
+    over all test prompts, `by_source` (of the same columns) over those of one source; `seen` are the sources that
+    scoring or search read. `completeness` is empty where the method measures no effect on the loss.
     """
 
     study: str
@@ -61,11 +72,17 @@ class Material:
     verification: Mapping[str, Any]
     metrics: "pl.DataFrame"
     samples: "pl.DataFrame"
-    curve: "pl.DataFrame"
+    by_source: "pl.DataFrame"
+    seen: frozenset[str]
+    frontier: "pl.DataFrame"
+    needed: Mapping[str, Any]
+    stability: "pl.DataFrame"
     verdict: Mapping[str, Any]
     prompts: Mapping[Kind, Sequence[Prompt]]
     said: Mapping[str, Mapping[Kind, Sequence[Completion]]]
     origins: Sequence[Origin]
+    recipes: Sequence[Recipe] = ()
+    stress_test: bool = False
 
     @property
     def metric(self) -> str:

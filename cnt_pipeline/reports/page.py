@@ -6,11 +6,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cnt_pipeline.evaluations.schema import WORTH_ASKING
 from cnt_pipeline.measures.metrics import MISFIRES
-from cnt_pipeline.reports import figures, network, tables, words
+from cnt_pipeline.reports import derived, figures, frontier, network, tables, words
+from cnt_pipeline.reports.by_source import source_blocks
 from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.samples import choose_samples
+from cnt_pipeline.reports.stability import stability_sentence
 
 REPORT = "report.html"
 CARD = "card.md"
@@ -60,9 +63,24 @@ def _view(material: Material) -> dict[str, Any]:
         "random_draws": _random_draws(material),
         "heat": network.heat_map(material),
         "top_neurons": network.top_neurons(material),
-        "curve": tables.curve_rows(material),
-        "curve_figures": figures.curve_figures(material),
-        "legend": figures.legend(),
+        "source_blocks": source_blocks(material),
+        "frontier_rows": frontier.rows(material),
+        "frontier_figures": figures.frontier_figures(material),
+        "legend": figures.legend(material),
+        "effects": material.frontier["effect"].drop_nulls().n_unique(),
+        "draws": max(material.frontier["variant"].n_unique() - 1, 1),
+        "worth_asking": WORTH_ASKING,
+        "needed": frontier.needed_rows(material),
+        "needed_levels": frontier.levels(material),
+        "needed_conclusion": frontier.conclusion(material),
+        "stability_figure": figures.stability_figure(material),
+        "stability_sentence": stability_sentence(material),
+        "selection_words": words.SELECTIONS.get(material.method.selection, "The search was done."),
+        "amplitude": _amplitude(material),
+        "amplitude_note": _amplitude_note(material),
+        "stress_test": _stress_test(material),
+        "units": words.listed([words.UNITS.get(unit, unit) for unit in material.selection.get("units", ())]),
+        "recipes": derived.recipes(material),
         "trials": tables.trial_rows(material),
         "trials_figure": figures.trials_figure(material),
         "samples": choose_samples(material),
@@ -83,14 +101,45 @@ def _headline(material: Material) -> str:
         for row in material.metrics.iter_rows(named=True)
         if row["metric"] == material.metric
     }
-    chosen, eta = material.selection, float(material.selection["eta"])
-    how = "Copying" if eta == 1 else f"Transferring (amplitude {words.setting(eta)})"
+    chosen = material.selection
+    word = "amplitude" if chosen["eta"] is not None else "amplitudes"
+    how = "Copying" if chosen["eta"] == 1 else f"Transferring ({word} {_amplitude(material)})"
     target, transplant, donor = (values.get(s, "not judged") for s in ("target", "transplant", "donor"))
     return (
         f"{how} {words.number(chosen['neurons'])} neurons ({words.share(chosen['share'])} of all parameters) "
         f"from the donor {material.donor.name} into the target {material.target.name} brings "
         f"{words.metric_name(material.metric)} from {target} to {transplant}; the whole donor has {donor}. "
         f"That is {words.percent(material.verdict['recovery'])} of the way."
+    )
+
+
+def _amplitude(material: Material) -> str:
+    """The transplant's amplitude, or the range of its neurons' own."""
+    chosen = material.selection
+    if chosen["eta"] is not None:
+        return words.setting(chosen["eta"])
+    return f"{chosen['amplitude']['min']:.2g} to {chosen['amplitude']['max']:.2g}"
+
+
+def _amplitude_note(material: Material) -> str:
+    chosen = material.selection
+    if chosen["eta"] is None:
+        return (
+            f"one for every neuron, median {chosen['amplitude']['median']:.2g}: target + amplitude × (donor − target)"
+        )
+    return "the donor's neurons, copied byte for byte" if chosen["eta"] == 1 else "target + eta × (donor − target)"
+
+
+def _stress_test(material: Material) -> str:
+    """What a stress test measures; empty for a study that is none."""
+    if not material.stress_test:
+        return ""
+    chosen = material.selection
+    return (
+        "This study takes an alignment away on purpose, to measure how robust it is: "
+        f"{words.number(chosen['neurons'])} of {words.number(material.target.facts['neurons'])} neurons "
+        f"({words.share(chosen['share'])} of all parameters) are enough to move it that far. The checkpoint stays in "
+        "the store and is for no use: cnt export refuses it."
     )
 
 
@@ -106,8 +155,10 @@ def _other_tensors(material: Material) -> list[tuple[str, str]]:
     return [(name, words.share(value)) for name, value in differing]
 
 
-def _completeness(material: Material) -> dict[str, Any]:
+def _completeness(material: Material) -> dict[str, Any] | None:
     facts = material.completeness
+    if not facts:
+        return None
     return {
         "applies": material.method.effect == "path",
         "warns": facts["completeness_gap"] > COMPLETENESS_LIMIT,

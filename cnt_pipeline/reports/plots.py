@@ -12,12 +12,16 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 46
-_DODGE = 5.0
+_DODGE, _WIDEST_DODGE = 5.0, 24.0
 _MARKERS = {
     "circle": "<circle cx='{x}' cy='{y}' r='4.5'/>",
     "square": "<rect x='{x0}' y='{y0}' width='9' height='9'/>",
     "triangle": "<path d='M{x} {y0} l5.2 9 h-10.4 z'/>",
     "diamond": "<path d='M{x} {yt} l6.5 6.5 l-6.5 6.5 l-6.5 -6.5 z'/>",
+    "down": "<path d='M{x} {y} m0 5 l5.2 -9 h-10.4 z'/>",
+    "plus": "<path d='M{x} {y} m-1.7 -5.2 h3.4 v3.5 h3.5 v3.4 h-3.5 v3.5 h-3.4 v-3.5 h-3.5 v-3.4 h3.5 z'/>",
+    "star": "<path d='M{x} {yt} l1.8 4.4 4.7 .4 -3.6 3.1 1.1 4.6 -4 -2.5 -4 2.5 1.1 -4.6 -3.6 -3.1 4.7 -.4 z'/>",
+    "dot": "<circle cx='{x}' cy='{y}' r='2.5'/>",
 }
 
 
@@ -107,20 +111,29 @@ def line_plot(
     y = _y_scale([b for _, ps in kept for p in ps for b in (p.y, p.low, p.high) if b is not None], rules, y_range)
     parts = [_grid(x, y, x_text, y_text), _labels(x_label, y_label)]
     parts += [_rule(rule, y) for rule in rules]
-    middle = (len(kept) - 1) / 2
-    parts += [_series(s, points, x, y, (i - middle) * _DODGE) for i, (s, points) in enumerate(kept)]
+    shifts = _shifts(series)
+    parts += [_series(s, points, x, y, shift) for (s, points), shift in zip(kept, shifts, strict=True)]
     return Markup(
         '<svg class="plot" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{name}-title {name}-text">'
         '<title id="{name}-title">{title}</title><desc id="{name}-text">{text}</desc>{inner}</svg>'
     ).format(w=WIDTH, h=HEIGHT, name=name, title=title, text=description, inner=Markup("").join(parts))
 
 
-def legend_mark(look: str, marker: str, line: bool = True) -> Markup:
+def legend_mark(look: str, marker: str, line: bool = True, hollow: bool = False) -> Markup:
     """A series' line and marker, to put beside its name; hidden from screen readers, the name says it all."""
     inner = Markup('<path class="line" d="M1 8 H31"/>') if line else Markup("")
     return Markup('<svg class="mark {look}" viewBox="0 0 32 16" aria-hidden="true">{line}{marker}</svg>').format(
-        look=look, line=inner, marker=_marker(marker, 16, 8, False)
+        look=look, line=inner, marker=_marker(marker, 16, 8, hollow)
     )
+
+
+def _shifts(series: Sequence[Series]) -> list[float]:
+    """Pixels by which each series is moved aside, so that none hides another; loose points stay where they are."""
+    joined = [place for place, one in enumerate(series) if one.line]
+    dodge = min(_DODGE, _WIDEST_DODGE / max(len(joined) - 1, 1))
+    return [
+        (joined.index(place) - (len(joined) - 1) / 2) * dodge if one.line else 0.0 for place, one in enumerate(series)
+    ]
 
 
 def _x_scale(values: Sequence[float]) -> Scale:
@@ -158,7 +171,7 @@ def _labels(x_label: str, y_label: str) -> Markup:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return Markup(
         '<text class="axis" x="{x}" y="{b}" text-anchor="middle">{xl}</text>'
-        '<text class="axis" transform="translate(13 {m}) rotate(-90)" text-anchor="middle">{yl}</text>'
+        '<text class="axis" transform="translate(11 {m}) rotate(-90)" text-anchor="middle">{yl}</text>'
     ).format(x=(LEFT + WIDTH - RIGHT) / 2, b=HEIGHT - 8, m=middle, xl=x_label, yl=y_label)
 
 

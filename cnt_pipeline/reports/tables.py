@@ -1,4 +1,4 @@
-"""The report's tables as rows of text: metrics, gates, trials, curve and lineage."""
+"""The report's tables as rows of text: metrics, gates, trials and lineage."""
 
 import json
 from collections.abc import Mapping
@@ -127,8 +127,8 @@ def trial_rows(material: Material) -> list[dict[str, str]]:
         {
             "number": str(row["number"] + 1),
             "phase": row["phase"],
-            "lambda": words.setting(row["lookalike_weight"]),
-            "eta": words.setting(row["eta"]),
+            "lambda": words.amplitude(row["lookalike_weight"]),
+            "eta": words.amplitude(row["eta"]),
             "neurons": words.number(row["neurons"]),
             "share": words.share(row["share"]),
             "recovery": words.percent(row["recovery"]),
@@ -137,23 +137,6 @@ def trial_rows(material: Material) -> list[dict[str, str]]:
             "holds": "yes" if row["holds"] else "no",
         }
         for row in material.trials.iter_rows(named=True)
-    ]
-
-
-def curve_rows(material: Material) -> list[dict[str, str]]:
-    """The points of the recovery curve."""
-    misfire = MISFIRES[material.metric]
-    return [
-        {
-            "series": words.SERIES_NAMES[row["series"]],
-            "neurons": words.number(row["neurons"]),
-            "share": words.share(row["share"]),
-            "recovery": words.percent(row["recovery"]),
-            "interval": words.interval("utility", row["low"], row["high"]),
-            "misfire": words.amount(misfire, row["misfire"]),
-            "utility": words.amount("utility", row["utility"]),
-        }
-        for row in material.curve.iter_rows(named=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Figures and names as a reader sees them. A figure that does not exist is a dash, never a zero."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnt_pipeline.measures.metrics import METRICS
@@ -33,10 +33,13 @@ SUBJECT_NAMES = {
 
 SERIES_NAMES = {
     "transplant": "this transplant",
-    "ranking": "top of the ranking",
     "random": "random neurons",
-    "largest_delta": "largest delta",
+    "largest_delta": "neurons of the largest delta",
+    "whole_donor": "the whole donor",
+    "trials": "candidates of the search",
 }
+
+NOT_REACHED = "not reached"
 
 QUESTIONS = {
     "admissible": "Does the donor have what the target lacks?",
@@ -47,6 +50,25 @@ QUESTIONS = {
     "control_largest_delta_beaten": "Does it beat the most changed neurons of the same budget?",
     "nothing_else_changed": "Is everything outside the plan untouched?",
 }
+
+SELECTIONS = {
+    "bisect": "The search (bisect) doubled the budget until the function was reached, halved the interval, then "
+    "dropped what was not needed.",
+    "top_k": "A fixed number of neurons was taken (top_k).",
+    "top_fraction": "A fixed share of all parameters was taken (top_fraction).",
+    "refine": "The search (refine) measured the effects anew among the neurons that were left, and dropped the weakest "
+    "while the function held.",
+    "mask": "The search (mask) trained a gate for every neuron, weights frozen, at a rising price for open gates, and "
+    "took the neurons whose gates stayed open.",
+    "prune": "The search (prune) trained amplitudes for the best neurons, weights frozen, and dropped those that did "
+    "least, down to its budget.",
+}
+"""How the neurons were chosen, by the selection's name."""
+
+KINDS = {"function": "function", "lookalike": "look-alike", "utility": "general"}
+"""Kinds of prompts before the word prompts."""
+
+UNITS = {"row": "single neurons", "ffn_channel": "whole FFN channels", "head": "whole attention heads"}
 
 GRADES = {
     "A": "read in the paper or its authors' code",
@@ -82,6 +104,11 @@ def number(value: float | None, digits: int = 3) -> str:
 def setting(value: float) -> str:
     """A chosen number as a user would write it: 1, 0.5."""
     return f"{value:g}"
+
+
+def amplitude(value: float | None) -> str:
+    """A setting that a candidate may not have as one number, such as eta where every neuron has its own."""
+    return NONE if value is None else setting(value)
 
 
 def points(value: float) -> str:
@@ -170,6 +197,11 @@ def family_order(family: str) -> tuple[int, str]:
 def _scale(metric: str) -> tuple[int, int]:
     """Factor and decimals of a metric's bounds and differences."""
     return (100, 1) if metric in SHARES else (1, 4 if is_nats(metric) else 3)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts as a list in a sentence."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 def sentence(text: str) -> str:

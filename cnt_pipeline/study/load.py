@@ -7,10 +7,9 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from cnt_pipeline.errors import StudyError
-from cnt_pipeline.study.schema import ModelSource, PromptSource, Study
+from cnt_pipeline.study.schema import KINDS, TRAIN, AnyModel, LoraSft, Models, ModelSource, Prompts, PromptSource, Study
 
 
 def load_study(path: Path) -> Study:
@@ -108,8 +107,11 @@ _LONGEST_SHOWN = 80
 
 
 def _written(document: Any, location: tuple[int | str, ...]) -> Iterator[str]:
-    """The parts of a fault's location that a user can find in the file, without pydantic's names of alternatives."""
+    """The parts of a fault's location that a user can find in the file, without pydantic's names of alternatives
+    and the place of a value that was written where a list is accepted."""
     for part in location:
+        if _is_alternative(part) or (isinstance(part, int) and isinstance(document, dict)):
+            continue
         if not isinstance(document, dict | list) or (isinstance(document, list) and not isinstance(part, int)):
             return
         yield str(part)
@@ -117,43 +119,55 @@ def _written(document: Any, location: tuple[int | str, ...]) -> Iterator[str]:
         document = document[part] if inside else None  # type: ignore[index]
 
 
+def _is_alternative(part: int | str) -> bool:
+    """Whether a part of a location names the alternative that pydantic chose, e.g. `<lora_sft>`."""
+    return isinstance(part, str) and part.startswith("<")
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys that the block at `location` accepts."""
     model: type[BaseModel] = Study
-    for part in location:
+    for place, part in enumerate(location):
+        if _is_alternative(part) or isinstance(part, int):
+            continue
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        inner = _block_of(field) if field else None
-        if inner is None:
+        annotation = AnyModel if field is None and model is Models else field and field.annotation
+        blocks = list(_blocks_of(annotation))
+        if not blocks:
             return []
-        model = inner
+        recipe = LoraSft in blocks and "<lora_sft>" in location[place + 1 :]
+        model = LoraSft if recipe else blocks[0]
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _block_of(field: FieldInfo) -> type[BaseModel] | None:
-    for candidate in (field.annotation, *get_args(field.annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _blocks_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The blocks that an annotation names, through unions, lists and what is annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _blocks_of(inner)
 
 
 def _absolute(study: Study, folder: Path) -> Study:
-    def model(source: ModelSource) -> ModelSource:
-        if source.path is None:
+    def model(source: ModelSource | LoraSft) -> ModelSource | LoraSft:
+        if isinstance(source, LoraSft) or source.path is None:
             return source
         return source.model_copy(update={"path": folder / source.path.expanduser()})
 
-    def prompt(source: PromptSource | None) -> PromptSource | None:
-        if source is None or source.file is None or source.package is not None:
+    def prompt(source: PromptSource | str) -> PromptSource | str:
+        if isinstance(source, str) or source.file is None or source.package is not None:
             return source
         return source.model_copy(update={"file": str(folder / Path(source.file).expanduser())})
 
     def kinds(block: Any) -> Any:
+        written = {kind: getattr(block, kind) for kind in KINDS}
         return block.model_copy(
-            update={kind: prompt(getattr(block, kind)) for kind in ("function", "lookalike", "utility")}
+            update={kind: tuple(map(prompt, sources)) for kind, sources in written.items() if sources is not None}
         )
 
-    prompts = kinds(study.prompts).model_copy(
-        update={"selection": kinds(study.prompts.selection), "test": kinds(study.prompts.test)}
+    prompts: Prompts = kinds(study.prompts)
+    prompts = prompts.model_copy(
+        update={split: kinds(getattr(study.prompts, split)) for split in ("selection", "test", TRAIN)}
     )
-    models = study.models.model_copy(update={"target": model(study.models.target), "donor": model(study.models.donor)})
+    models = study.models.model_copy(update={name: model(source) for name, source in study.models.named().items()})
     return study.model_copy(update={"models": models, "prompts": prompts})

@@ -1,32 +1,68 @@
 """The study file as frozen models: every key a user may write, what it means and its default.
 
 Each block below is the slice of one stage (`cnt_pipeline.pipeline.steps` cuts them); `Run` is in no slice, so
-nothing in
-it ever invalidates a stored artifact.
+nothing in it ever invalidates a stored artifact.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-Kind = Literal["function", "lookalike", "utility"]
-Split = Literal["score", "selection", "test"]
-KINDS: tuple[Kind, ...] = ("function", "lookalike", "utility")
-SPLITS: tuple[Split, ...] = ("score", "selection", "test")
+from cnt_pipeline.study.block import (
+    KINDS,
+    SPLITS,
+    TRAIN,
+    Block,
+    Count,
+    Kind,
+    Name,
+    Positive,
+    Seed,
+    Share,
+    Split,
+    Text,
+    Weight,
+)
+from cnt_pipeline.study.method import Effect, Learn, Method, Selection, UnitName
+from cnt_pipeline.study.models import AnyModel, Lesson, LoraSft, Models, ModelSource
+from cnt_pipeline.study.prompts import Columns, KindSources, Prompts, PromptSource, Shares
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-Weight = Annotated[float, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0)]
-
-
-class Block(BaseModel):
-    """A block of the study file: immutable, and a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "TRAIN",
+    "Accept",
+    "AnyModel",
+    "Block",
+    "Columns",
+    "Controls",
+    "Count",
+    "Effect",
+    "Function",
+    "Generation",
+    "Kind",
+    "KindSources",
+    "Learn",
+    "Lesson",
+    "LoraSft",
+    "Method",
+    "ModelSource",
+    "Models",
+    "Name",
+    "Positive",
+    "PromptSource",
+    "Prompts",
+    "Run",
+    "Seed",
+    "Selection",
+    "Share",
+    "Shares",
+    "Split",
+    "Study",
+    "Text",
+    "UnitName",
+    "Weight",
+]
 
 
 class Function(Block):
@@ -60,119 +96,6 @@ class Function(Block):
 FUNCTION_METRICS = {"refusal": "refusal", "bias": "pronoun_gap"}
 
 
-class ModelSource(Block):
-    """Where a model comes from: a local folder, a hub id with a pinned revision, or a folder in an installed
-    package."""
-
-    path: Path | None = Field(None, description="local folder with config.json, safetensors and tokenizer")
-    hub: Text | None = Field(None, description="Hugging Face id, org/name")
-    revision: Text | None = Field(None, description="full commit hash of the hub revision")
-    package: Text | None = Field(None, description="name of an installed Python package")
-    file: Text | None = Field(None, description="folder inside that package")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if sum(value is not None for value in (self.path, self.hub, self.package)) != 1:
-            raise ValueError("name exactly one source: path, hub (with revision) or package (with file)")
-        if self.hub and not (self.revision and len(self.revision) == 40 and _is_hex(self.revision)):
-            raise ValueError("a hub model needs `revision:` with the full 40-digit commit hash, so that it cannot move")
-        if self.package and not self.file:
-            raise ValueError("a model in a package needs `file:`, the folder inside the package")
-        return self
-
-
-class Models(Block):
-    """The two models: same architecture, same tokenizer."""
-
-    target: ModelSource = Field(description="the model that is to change")
-    donor: ModelSource = Field(description="the model that has the function (add) or lacks it (delete)")
-
-    @model_validator(mode="after")
-    def _two_models(self) -> Self:
-        if self.target == self.donor:
-            raise ValueError("target and donor are the same model; name a donor that differs in the function")
-        return self
-
-
-class Columns(Block):
-    """Which column of the source holds what; a dotted name reaches into nested objects."""
-
-    text: str = Field("text", description="the user's message")
-    messages: str | None = Field(None, description="a whole conversation, list of {role, content}; replaces text")
-    prefix: str = Field("prefix", description="start of the assistant's answer that every model is given")
-    answers: str = Field("answers", description="reference answers, one string or a list")
-    choices: str = Field("choices", description="continuations to compare by likelihood")
-
-
-class PromptSource(Block):
-    """One set of prompts: exactly one source, and how to read it."""
-
-    packaged: Text | None = Field(None, description="a set shipped with cnt_pipeline, e.g. harmful.score")
-    file: Text | None = Field(None, description="local JSONL, CSV, Parquet or YAML; with `package`, a file inside it")
-    package: Text | None = Field(None, description="name of an installed Python package that holds `file`")
-    hub: Text | None = Field(None, description="Hugging Face dataset id, org/name")
-    revision: Text | None = Field(None, description="full commit hash of the dataset's revision")
-    config: Text | None = Field(None, description="configuration of the hub dataset")
-    subset: str = Field("train", description="split of the hub dataset to read")
-    rows: Text | None = Field(None, description="key of the list of rows inside a YAML or JSON document, e.g. seeds")
-    where: dict[str, str | int | float | bool] = Field({}, description="keep only rows with these column values")
-    columns: Columns = Field(Columns(), description="column mapping")
-    take: Count | None = Field(None, description="how many prompts at most; all by default")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        named = [self.packaged, self.hub, self.file]
-        if sum(value is not None for value in named) != 1:
-            raise ValueError("name exactly one source: packaged, file (alone or with package) or hub (with revision)")
-        if self.package and not self.file:
-            raise ValueError("`package` needs `file:`, the path inside the package")
-        if self.hub and not (self.revision and len(self.revision) == 40 and _is_hex(self.revision)):
-            raise ValueError(
-                "a hub dataset needs `revision:` with the full 40-digit commit hash, so that it cannot move"
-            )
-        return self
-
-
-class KindSources(Block):
-    """A set for each kind of prompt."""
-
-    function: PromptSource | None = Field(None, description="prompts on which the function fires")
-    lookalike: PromptSource | None = Field(None, description="benign prompts easily mistaken for them")
-    utility: PromptSource | None = Field(None, description="general prompts")
-
-
-class Shares(Block):
-    """How a source that serves several roles is divided, by the digest of each prompt."""
-
-    score: Share = Field(0.4, description="finds the neurons")
-    selection: Share = Field(0.3, description="chooses how many of them")
-    test: Share = Field(0.3, description="is read for the report alone")
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if abs(self.score + self.selection + self.test - 1) > 1e-9:
-            raise ValueError(
-                f"score, selection and test must add up to 1, not {self.score + self.selection + self.test:g}"
-            )
-        return self
-
-
-class Prompts(Block):
-    """The prompt sets. A kind without its own selection or test set shares its scoring source by `split`."""
-
-    function: PromptSource = Field(description="prompts on which donor and target behave differently")
-    lookalike: PromptSource = Field(description="benign prompts on which the function must not fire")
-    utility: PromptSource = Field(description="general prompts whose answers must not change for the worse")
-    selection: KindSources = Field(KindSources(), description="sets that the search is judged on")
-    test: KindSources = Field(KindSources(), description="sets that only the report reads")
-    split: Shares = Field(Shares(), description="division of a source that serves several roles")
-
-    def source(self, split: Split, kind: Kind) -> PromptSource | None:
-        """The source that was written for this role, or None where the role shares the scoring source."""
-        source: PromptSource | None = getattr(self if split == "score" else getattr(self, split), kind)
-        return source
-
-
 class Generation(Block):
     """Greedy decoding; part of every completion's fingerprint."""
 
@@ -182,60 +105,47 @@ class Generation(Block):
     system: str | None = Field(None, description="system message put before every plain-text prompt")
 
 
-class Method(Block):
-    """How neurons are scored, selected and copied. What is not written comes from the method table (`cnt methods`)."""
-
-    name: str = Field("cnt", description="row of the method table")
-    effect: Literal["path", "gradient"] | None = Field(
-        None, description="first-order effect at the target, or along the path to the donor"
-    )
-    nodes: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
-        8, description="Gauss-Legendre nodes of the path effect"
-    )
-    lookalike_weight: tuple[Weight, ...] = Field(
-        (0.0, 0.5, 1.0), alias="lambda", description="weights of the look-alike effect to try"
-    )
-    damage_weight: Weight = Field(1.0, alias="mu", description="weight of the damage")
-    selection: Literal["bisect", "top_k", "top_fraction"] | None = Field(None, description="how many neurons")
-    count: Count | None = Field(None, description="number of neurons, for top_k")
-    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(
-        None, description="share of all parameters, for top_fraction"
-    )
-    eta: tuple[Annotated[float, Field(strict=True, gt=0, le=64)], ...] = Field(
-        (1.0,), description="amplitudes to try; 1 copies the donor's neuron"
-    )
-    aim: Share = Field(
-        0.98,
-        description="recovery the search asks for on selection prompts; above accept.recovery to leave room for chance",
-    )
-    families: tuple[str, ...] | None = Field(None, description="only these weight families, e.g. [gate, up, down]")
-
-    @field_validator("lookalike_weight", "eta", "families")
-    @classmethod
-    def _not_empty(cls, value: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        if value is not None and (not value or len(set(value)) != len(value)):
-            raise ValueError("list at least one value, each once")
-        return value
-
-    @model_validator(mode="after")
-    def _amount(self) -> Self:
-        if self.selection == "top_k" and self.count is None:
-            raise ValueError("selection top_k needs `count:`, the number of neurons")
-        if self.selection == "top_fraction" and self.fraction is None:
-            raise ValueError("selection top_fraction needs `fraction:`, the share of all parameters")
-        return self
-
-
 class Controls(Block):
     """What the transplant is compared with at the same number of parameters."""
 
     random_seeds: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(
         5, description="draws of layer-and-family-matched random neurons"
     )
-    curve: tuple[Positive, ...] = Field(
-        (0.25, 0.5, 1.0, 2.0, 4.0),
-        description="budgets of the recovery curve, as multiples of the transplant's parameters",
+
+
+class Frontier(Block):
+    """Recovery and utility against parameters moved, drawn on selection prompts for every effect and control."""
+
+    effects: tuple[Effect, ...] = Field((), description="effects to rank by and draw beside the method's own")
+    budgets: tuple[Annotated[float, Field(strict=True, gt=0, le=1)], ...] = Field(
+        (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), description="shares of all parameters to draw at"
     )
+    eta: tuple[Annotated[float, Field(strict=True, gt=0, le=64)], ...] = Field(
+        (1.0,), description="amplitudes to draw rankings and controls at"
+    )
+    lookalike_weight: tuple[Weight, ...] | None = Field(
+        None, alias="lambda", description="which of method.lambda to draw; by default 0 and the chosen one"
+    )
+    random_seeds: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(
+        3, description="draws of random neurons at every budget"
+    )
+    resamples: Annotated[int, Field(strict=True, ge=2, le=1000)] = Field(
+        20, description="bootstrap resamples of the scoring prompts that the ranking's stability is read from"
+    )
+
+    @field_validator("effects", "budgets", "eta", "lookalike_weight")
+    @classmethod
+    def _each_once(cls, value: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("list each value once")
+        return value
+
+    @field_validator("budgets", "eta", "lookalike_weight")
+    @classmethod
+    def _some(cls, value: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if value is not None and not value:
+            raise ValueError("list at least one value")
+        return value
 
 
 class Accept(Block):
@@ -253,15 +163,32 @@ class Run(Block):
 
     batch_size: Count = Field(32, description="prompts a batch")
     threads: Count | None = Field(None, description="torch threads; all cores by default")
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps; auto spreads a large model over all accelerators")
+    checkpointing: bool = Field(
+        False, description="compute activations again in backward passes instead of holding those of every layer"
+    )
+    donor_memory: Literal["keep", "lazy"] = Field(
+        "keep", description="hold the donor's tensors, or read them layer by layer whenever they are needed"
+    )
 
 
 class Study(Block):
     """One question to one pair of models."""
 
     study: Name = Field(description="name of the study; names the assets and the job")
+    purpose: Literal["transplant", "stress_test"] = Field(
+        "transplant",
+        description="stress_test: the report says how few neurons hold the function; the checkpoint is not for use",
+    )
     function: Function = Field(description="the safety function")
     models: Models = Field(description="target and donor")
+    donors: tuple[Name, ...] = Field(
+        (), description="models of this study that `cnt donors` compares as donors; the donor alone by default"
+    )
+    match: Literal["index", "activation"] = Field(
+        "index",
+        description="which donor neuron a target neuron is paired with: that of its index, or the one that acts alike",
+    )
     prompts: Prompts = Field(description="prompt sets by role")
     generation: Generation = Field(Generation(), description="how completions are generated")
     method: Method = Field(Method(), description="method and overrides")
@@ -272,6 +199,7 @@ class Study(Block):
         "response", description="tokens that the activation probe averages over"
     )
     controls: Controls = Field(Controls(), description="comparisons at the same budget")
+    frontier: Frontier = Field(Frontier(), description="recovery and utility against parameters moved")
     evaluate: tuple[str, ...] = Field(
         ("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report"
     )
@@ -283,11 +211,41 @@ class Study(Block):
     run: Run = Field(Run(), description="machine settings, in no fingerprint")
     _file: str = PrivateAttr("study")
 
+    @model_validator(mode="after")
+    def _refusal_is_deleted_in_stress_tests_alone(self) -> Self:
+        deletes = self.function.measured_by == "refusal" and self.function.direction == "delete"
+        if deletes and self.purpose != "stress_test":
+            raise ValueError(
+                "refusal is deleted in a stress test alone: write `purpose: stress_test`, which reports how few "
+                "neurons hold it and never exports the checkpoint, or `direction: add`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _donors_are_models(self) -> Self:
+        known = [name for name, _ in self.models if name != "target"]
+        unknown = next((name for name in self.donors if name not in known), None)
+        if unknown is not None:
+            raise ValueError(
+                f"`donors` names '{unknown}', which is no donor under `models:`; choose among {', '.join(known)}"
+            )
+        if len(set(self.donors)) != len(self.donors):
+            raise ValueError("`donors` names a model twice; list each once")
+        return self
+
+    @model_validator(mode="after")
+    def _drawn_weights(self) -> Self:
+        drawn = self.frontier.lookalike_weight or ()
+        unknown = next((weight for weight in drawn if weight not in self.method.lookalike_weight), None)
+        if unknown is not None:
+            known = ", ".join(f"{weight:g}" for weight in self.method.lookalike_weight)
+            raise ValueError(
+                f"frontier.lambda names {unknown:g}, but the neurons are scored at {known} only: add it to method.lambda"
+            )
+        return self
+
     @property
     def file(self) -> str:
         """The study file as it was named, for messages; `study` for a study that was not read from a file."""
         return self._file
 
-
-def _is_hex(text: str) -> bool:
-    return all(digit in "0123456789abcdef" for digit in text.lower())

@@ -27,8 +27,10 @@ OTHER_WEIGHTS = (
 )  # fmt: skip
 """Weights in formats that are not transplanted: a copy would be the target's, which a loader might prefer."""
 
-OWN_FILES = ("README.md", PATCH_NAME)
-"""Files that belong to a checkpoint itself and are not inherited: its model card and its inverse patch."""
+PROOF_NAME = "verification.json"
+OWN_FILES = ("README.md", PATCH_NAME, PROOF_NAME)
+"""Files that belong to a checkpoint itself and are not inherited: its model card, its inverse patch and the proof that
+nothing else changed."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnt_pipeline.errors import StudyError
-from cnt_pipeline.study.schema import Method
+from cnt_pipeline.study.schema import Effect, Method, Selection
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class MethodRow:
     """One method. `grade` says how its source is known (methods.md): A read, B reimplemented, C second-hand, I ours."""
 
     name: str
-    effect: Literal["path", "gradient"]
+    effect: Effect
     rule: str
-    selection: Literal["bisect", "top_k", "top_fraction"]
+    selection: Selection
     edit: str
     grade: Literal["A", "B", "C", "I"]
     source: str
@@ -54,8 +54,67 @@ METHODS: dict[str, MethodRow] = {
             source="arXiv 2603.18449",
             words="As cnt, with the first-order effect at the target alone: one pass instead of one per node.",
         ),
+        MethodRow(
+            name="cnt_contrast",
+            effect="contrast",
+            rule="contrast",
+            selection="bisect",
+            edit="copy",
+            grade="I",
+            source="arXiv 2603.18449, 2406.14144",
+            words=(
+                "As cnt, with neurons scored by how much their activation differs between the two models on the "
+                "donor's answers (the safety-neuron change score, itself grade A): no look-alike effect, no damage."
+            ),
+        ),
+        MethodRow(
+            name="cnt_refine",
+            effect="path",
+            rule="effect",
+            selection="refine",
+            edit="copy",
+            grade="I",
+            source="arXiv 2603.18449",
+            words=(
+                "As cnt, then score again inside the set that was found, along the path to that set alone, and drop "
+                "what the others make superfluous, round by round while the function holds."
+            ),
+        ),
+        MethodRow(
+            name="cnt_mask",
+            effect="path",
+            rule="effect",
+            selection="mask",
+            edit="copy",
+            grade="I",
+            source="arXiv 2603.18449",
+            words=(
+                "Learn one gate per candidate neuron under a rising price of its parameters, every weight frozen; "
+                "then copy the smallest set, in the order of the learned gates, that carries the function."
+            ),
+        ),
+        MethodRow(
+            name="cnt_prune",
+            effect="path",
+            rule="effect",
+            selection="prune",
+            edit="copy",
+            grade="I",
+            source="arXiv 2603.18449",
+            words=(
+                "Beyond the paper: learn an amplitude for each of the best candidates and drop the least important by "
+                "turns down to a budget, every weight frozen; the few that stay move by their amplitude times the "
+                "difference between donor and target."
+            ),
+        ),
     )
 }
+
+
+LEARNING: frozenset[Selection] = frozenset({"mask", "prune"})
+"""Selection rules that learn gates."""
+READS_SCORING: frozenset[Selection] = LEARNING | {"refine"}
+"""Selection rules that read the scoring prompts and both models' answers to them."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +122,39 @@ class ResolvedMethod:
     """A table row with the study's overrides."""
 
     row: MethodRow
-    effect: Literal["path", "gradient"]
-    selection: Literal["bisect", "top_k", "top_fraction"]
+    effect: Effect
+    selection: Selection
 
 
 def resolve(method: Method, file: str = "study") -> ResolvedMethod:
     """The method that a study asks for.
 
     Raises:
-        StudyError: the table has no such method.
+        StudyError: the table has no such method, or the study sets what it has no use for.
     """
     row = METHODS.get(method.name)
     if row is None:
         raise StudyError(f"{file}:method.name: there is no method '{method.name}'; choose one of {', '.join(METHODS)}")
-    return ResolvedMethod(row, method.effect or row.effect, method.selection or row.selection)
+    resolved = ResolvedMethod(row, method.effect or row.effect, method.selection or row.selection)
+    if resolved.selection == "prune" and "eta" in method.model_fields_set:
+        raise StudyError(
+            f"{file}:method.eta: prune learns an amplitude for every neuron; leave eta out, or bound the amplitudes by "
+            "method.learn.limit"
+        )
+    if resolved.effect == "contrast":
+        _refuse_weights(method, file)
+        if resolved.selection == "refine":
+            raise StudyError(
+                f"{file}:method.selection: refine scores again by the effect on the loss, which contrast does not "
+                "measure; take effect path, or another selection"
+            )
+    return resolved
+
+
+def _refuse_weights(method: Method, file: str) -> None:
+    """A contrast has no look-alike effect and no damage to weigh."""
+    written = method.model_fields_set
+    if "lookalike_weight" in written and any(method.lookalike_weight):
+        raise StudyError(f"{file}:method.lambda: a contrast has no look-alike effect; leave lambda out or write [0]")
+    if "damage_weight" in written and method.damage_weight:
+        raise StudyError(f"{file}:method.mu: the contrast has no damage to weigh; leave mu out or set it to 0")

@@ -39,7 +39,7 @@ def test_materialize_all_on_a_finished_study_does_no_work_and_says_so(
     result = materialize_all(finished_store)
     assert result.success
     made = materializations(result)
-    assert len(made) == 25
+    assert len(made) == 26
     assert {each.metadata["cache"].value for each in made.values()} == {"hit"}
     digests = {step.digest for step in document(finished_store).steps}
     assert {(each.tags or {})["dagster/data_version"] for each in made.values()} == digests
@@ -49,12 +49,15 @@ def test_metadata_tells_columns_rows_and_best_neurons_and_stays_small(
     finished_store: Project, materialize_all: Callable[[Project], dg.ExecuteInProcessResult]
 ) -> None:
     made = materializations(materialize_all(finished_store))
-    ranking = made["mini/neuron_rankings/effect"].metadata
+    ranking = made["mini/neuron_rankings/path"].metadata
     assert {column.name for column in ranking["dagster/column_schema"].value.columns} >= {"layer", "family", "score"}
     assert ranking["dagster/row_count"].value == 3 * 6144
     assert [record.data["rank"] for record in ranking["top_neurons"].value.records] == list(range(1, 21))
     assert ranking["where"].value.startswith("![")
-    assert made["mini/evaluations/curve"].metadata["curve"].value.startswith("![")
+    frontier = made["mini/evaluations/frontier"].metadata
+    assert frontier["frontier"].value.startswith("![")
+    assert frontier["parquet"].value.endswith("frontier.parquet")
+    assert {entry["series"] for entry in frontier["parameters_needed"].value["series"]} >= {"effect", "random"}
     assert made["mini/prompt_sets/roles"].metadata["rows"].value["test.function"] == 16
     assert made["mini/transplants/checkpoint"].metadata["dagster/uri"].value.startswith(str(finished_store.store))
     for key, each in made.items():
@@ -95,7 +98,7 @@ def test_one_asset_alone_needs_its_inputs_in_the_store(project: Project, code_lo
             )
 
     assert alone().success
-    project.edit("random_seeds: 1", "random_seeds: 2")
+    project.edit("{random_seeds: 1}", "{random_seeds: 2}")
     result = alone()
     data: Any = next(event for event in result.all_events if event.is_step_failure).event_specific_data
     assert "materialize it too" in data.user_failure_data.description

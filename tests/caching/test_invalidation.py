@@ -17,16 +17,28 @@ SOURCE = {"file": "a.jsonl"}
 BASE: dict[str, Any] = yaml.safe_load(
     """
 study: table
+purpose: stress_test
 function: {name: refusal}
 models: {target: {path: t}, donor: {path: d}}
 prompts: {function: {file: f.jsonl}, lookalike: {file: l.jsonl}, utility: {file: u.jsonl}}
 """
 )
-SPEECH = ["completions/*", "transplants/selection", "evaluations/curve"]
+SPEECH = ["completions/*", "transplants/selection", "evaluations/frontier"]
 NUMERICS = [*SPEECH, "activation_caches/*"]
-JUDGING = ["transplants/selection", "evaluations/curve"]
+JUDGING = ["transplants/selection", "evaluations/frontier"]
+MATCHED_DONOR = [
+    "models/pair", "models/matched", "completions/donor/*", "completions/control_*", "activation_caches/*",
+    "neuron_rankings/delta_norm", "transplants/*", "evaluations/frontier", "evaluations/stability", "reports/page",
+]  # fmt: skip
+"""Whatever reads the donor, and the comparison that warns."""
+OTHER_RANKING = [
+    "activation_caches/effect_gradient/*", "neuron_rankings/gradient", *JUDGING, "evaluations/stability", "reports/page",
+]  # fmt: skip
 TABLE: dict[str, tuple[Any, list[str]]] = {
     "study": ("other", ["reports/page"]),
+    "purpose": ("transplant", ["transplants/checkpoint", "reports/page"]),
+    "donors": (["donor"], []),
+    "match": ("activation", MATCHED_DONOR),
     "function.name": ("bias", [*JUDGING, "evaluations/scores", "evaluations/verdict", "reports/page"]),
     "function.direction": ("delete", [*JUDGING, "evaluations/verdict", "reports/page"]),
     "function.metric": ("pronoun_gap", [*JUDGING, "evaluations/scores", "evaluations/verdict", "reports/page"]),
@@ -37,24 +49,46 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "prompts.utility": (SOURCE, ["prompt_sets/roles"]),
     "prompts.selection": ({"function": SOURCE}, ["prompt_sets/roles"]),
     "prompts.test": ({"utility": SOURCE}, ["prompt_sets/roles"]),
+    "prompts.train": ({"function": SOURCE}, ["prompt_sets/roles"]),
     "prompts.split": ({"score": 0.5, "selection": 0.25, "test": 0.25}, ["prompt_sets/roles"]),
     "generation.max_new_tokens": (9, SPEECH),
     "generation.system": ("Be kind.", NUMERICS),
-    "method.name": ("cnt_gradient", ["activation_caches/effect_gradient/*", "neuron_rankings/effect", "reports/page"]),
-    "method.effect": ("gradient", ["activation_caches/effect_gradient/*", "neuron_rankings/effect", "reports/page"]),
+    "method.name": ("cnt_gradient", OTHER_RANKING),
+    "method.effect": ("gradient", OTHER_RANKING),
     "method.nodes": (3, ["activation_caches/*"]),
-    "method.lambda": ([0.0], ["neuron_rankings/effect"]),
-    "method.mu": (2.0, ["neuron_rankings/effect"]),
+    "method.lambda": ([0.0], ["neuron_rankings/path"]),
+    "method.mu": (2.0, ["neuron_rankings/path", "evaluations/stability"]),
     "method.selection": ({"selection": "top_k", "count": 5}, ["transplants/selection", "reports/page"]),
     "method.count": (5, []),
     "method.fraction": (0.1, []),
     "method.eta": ([1, 2], ["transplants/selection"]),
     "method.aim": (0.9, ["transplants/selection", "reports/page"]),
-    "method.families": (["gate"], ["transplants/selection", "evaluations/curve"]),
+    "method.units": (["head"], ["transplants/selection"]),
+    "method.learn.steps": (5, []),
+    "method.learn.rate": (0.5, []),
+    "method.learn.prompts": (5, []),
+    "method.learn.others": (4, []),
+    "method.learn.keep": (2.0, []),
+    "method.learn.candidates": (0.5, []),
+    "method.learn.start": (1.0, []),
+    "method.learn.price": (1.0, []),
+    "method.learn.limit": (2.0, []),
+    "method.learn.budget": (0.1, []),
+    "method.learn.cuts": (2, []),
+    "method.learn.importance": ("gradient", []),
+    "method.families": (["gate"], ["transplants/selection", "evaluations/frontier"]),
     "probes": (["activation"], ["activation_caches/activation/*", "reports/page"]),
     "probe_tokens": ("prompt", []),
     "controls.random_seeds": (2, ["transplants/controls"]),
-    "controls.curve": ([1.0], ["evaluations/curve"]),
+    "frontier.effects": (
+        ["gradient"],
+        ["activation_caches/effect_gradient/*", "neuron_rankings/gradient", "evaluations/frontier", "reports/page"],
+    ),
+    "frontier.budgets": ([0.5], ["evaluations/frontier"]),
+    "frontier.eta": ([2.0], ["evaluations/frontier"]),
+    "frontier.lambda": ([0.0], ["evaluations/frontier"]),
+    "frontier.random_seeds": (2, ["evaluations/frontier"]),
+    "frontier.resamples": (5, ["evaluations/stability"]),
     "evaluate": (["perplexity"], ["evaluations/scores"]),
     "accept.recovery": (0.5, ["evaluations/verdict", "reports/page"]),
     "accept.over_refusal": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
@@ -66,6 +100,8 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "run.batch_size": (3, []),
     "run.threads": (3, []),
     "run.device": ("cuda", []),
+    "run.checkpointing": (True, []),
+    "run.donor_memory": ("lazy", []),
 }  # fmt: skip
 
 

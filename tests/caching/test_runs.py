@@ -93,10 +93,10 @@ def test_runs_in_two_stores_give_the_same_digests(finished: Finished, tmp_path: 
 
 
 def test_a_damaged_artifact_is_rebuilt_alone(workshop: Workshop) -> None:
-    taken = workshop.run()["neuron_rankings/effect"]
+    taken = workshop.run()["neuron_rankings/path"]
     path = taken.built.artifact.path("ranking.parquet")
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     assert Store(workshop.root / "store").state("neuron_rankings", taken.fingerprint).word == "broken"
-    assert workshop.built() == {"neuron_rankings/effect"}
+    assert workshop.built() == {"neuron_rankings/path"}

@@ -88,7 +88,7 @@ def cut_a_file(folder: Path) -> None:
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a flipped bit in the checkpoint": ("transplants/checkpoint", flip_a_bit),
     "a cut Parquet file": ("completions/donor/test", cut_a_file),
-    "a missing file": ("neuron_rankings/effect", lambda folder: (folder / "ranking.parquet").unlink()),
+    "a missing file": ("neuron_rankings/path", lambda folder: (folder / "ranking.parquet").unlink()),
     "a manifest that is no JSON": ("prompt_sets/roles", lambda folder: (folder / "manifest.json").write_text("{")),
     "a missing manifest": ("evaluations/scores", lambda folder: (folder / "manifest.json").unlink()),
     "an emptied manifest": ("models/pair", lambda folder: (folder / "manifest.json").write_text("")),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnt_pipeline.activation_caches.write import Values
 from cnt_pipeline.models import teacher
-from cnt_pipeline.models.gates import GatedSwap
+from cnt_pipeline.models.gates import Effects, GatedSwap
 from cnt_pipeline.models.teacher import Example
 
 
@@ -51,16 +51,18 @@ class EffectProbe:
 
     def __call__(self, members: Sequence[int]) -> Values:
         model = self.swap.model
+        device = teacher.device_of(model)
         owners = [position for position, i in enumerate(members) for _ in self.objectives[i].terms]
         terms = [term for i in members for term in self.objectives[i].terms]
         examples = [example for example, _ in terms]
         weights = torch.tensor([weight for _, weight in terms])
         total = {(m.layer, m.family): torch.zeros(len(members), m.neurons) for m in self.swap.architecture.matrices}
         for alpha, share in self.path:
-            for batch in teacher.batches(examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)):
-                into = torch.tensor([owners[i] for i in batch.members])
-                for key, gradient in batch_gradients(self.swap, batch, weights[list(batch.members)], alpha).items():
-                    total[key].index_add_(0, into, gradient.cpu(), alpha=-share)
+            with self.swap.uniform(alpha) as effects:
+                for batch in teacher.batches(examples, self.batch_size, device, teacher.pad_of(model)):
+                    into = torch.tensor([owners[i] for i in batch.members])
+                    for key, gradient in _gradients(model, batch, weights[list(batch.members)], effects).items():
+                        total[key].index_add_(0, into, gradient.cpu(), alpha=-share)
         return {key: values.numpy() for key, values in total.items()}
 
 
@@ -68,12 +70,21 @@ def batch_gradients(
     swap: GatedSwap, batch: teacher.Batch, weights: Tensor, alpha: float
 ) -> dict[tuple[int, str], Tensor]:
     """`dL/dg`, `[batch, neurons]` float32, of each example's weighted mean NLL at all gates `alpha`."""
-    model = swap.model
+    with swap.uniform(alpha) as effects:
+        return _gradients(swap.model, batch, weights, effects)
+
+
+def _gradients(
+    model: nn.Module, batch: teacher.Batch, weights: Tensor, effects: Effects
+) -> dict[tuple[int, str], Tensor]:
+    """As `batch_gradients`, at the gates whose `effects` are given."""
     scale = _loss_scale(model)
-    with torch.enable_grad(), teacher.differentiable_inputs(model), swap.uniform(alpha) as effects:
+    with torch.enable_grad(), teacher.differentiable_inputs(model):
         losses = teacher.per_example(teacher.token_nll(model, batch), batch)
         (losses * weights.to(losses.device)).sum().mul(scale).backward()  # type: ignore[no-untyped-call]
-    return {key: gradient / scale for key, gradient in effects.by_key.items()}
+    found = {key: gradient / scale for key, gradient in effects.by_key.items()}
+    effects.by_key.clear()
+    return found
 
 
 def _loss_scale(model: nn.Module) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cnt_pipeline.activation_caches.capture import Item, capture
+from cnt_pipeline.activation_caches.objectives import OBJECTIVES, answered, objectives_of
+from cnt_pipeline.activation_caches.probes.contrast import ContrastProbe
 from cnt_pipeline.activation_caches.probes.effect import AT_TARGET, EffectProbe, Objective, nodes, path_change
 from cnt_pipeline.activation_caches.probes.state import ActivationProbe, HiddenStateProbe
 from cnt_pipeline.activation_caches.schema import STATISTICS, SUMMARY
@@ -27,13 +29,10 @@ COMPLETENESS_WARNING = 0.05
 def effect(context: Context, folder: Path) -> Mapping[str, JSON]:
     """First-order or path effects of every neuron on one objective."""
     objective = str(context.step.slice["objective"])
-    kinds: dict[str, tuple[Kind, ...]] = {
-        "transfer": ("function",), "misfire": ("lookalike",), "keep": ("lookalike", "utility")
-    }  # fmt: skip
     swap = context.models.swap()
     items: list[Item] = []
     objectives: list[Objective] = []
-    for kind in kinds[objective]:
+    for kind in OBJECTIVES[objective]:
         encoded = encoded_set(context, swap.model, "score", kind)
         for prompt, goal in zip(encoded.prompts, _objectives(context, objective, kind, encoded), strict=True):
             items.append(Item(prompt.id, kind, max(len(example.tokens) for example, _ in goal.terms)))
@@ -43,6 +42,21 @@ def effect(context: Context, folder: Path) -> Mapping[str, JSON]:
     capture(probe, items, folder, context.report, f"effects on {objective}")
     at_target, at_donor = path_change(swap, objectives, context.batch_size)
     return _summary(folder, at_target, at_donor)
+
+
+def contrast(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """How differently target and donor use every neuron on the donor's answers to function prompts."""
+    target, donor = context.models.model("target"), context.models.model("donor")
+    encoded = encoded_set(context, target, "score", "function")
+    said = read_said(context, "donor_completions", ["function"])["function"]
+    examples = [answered(tokens, row) for tokens, row in zip(encoded.tokens, said, strict=True)]
+    items = [
+        Item(prompt.id, "function", len(example.tokens))
+        for prompt, example in zip(encoded.prompts, examples, strict=True)
+    ]
+    probe = ContrastProbe(target, donor, context.models.architecture(), examples, context.batch_size)
+    capture(probe, items, folder, context.report, "contrast of activations")
+    return {"prompts": len(items)}
 
 
 def activation(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -64,23 +78,10 @@ def hidden_state(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 
 def _objectives(context: Context, objective: str, kind: Kind, encoded: EncodedSet) -> list[Objective]:
-    """The loss of every prompt of a kind (methods section 1).
-
-    transfer  NLL(donor's answer) - NLL(target's answer)
-    misfire   NLL(an answer of the donor to a function prompt) - NLL(target's answer), on look-alikes
-    keep      NLL(target's answer)
-    """
-    ours = [row.token_ids for row in read_said(context, "target_completions", [kind])[kind]]
-    kept = [_example(tokens, answer) for tokens, answer in zip(encoded.tokens, ours, strict=True)]
-    if objective == "keep":
-        return [Objective(((example, 1.0),)) for example in kept]
-    donated = [row.token_ids for row in read_said(context, "donor_completions", ["function"])["function"]]
-    wanted = [_example(tokens, donated[i % len(donated)]) for i, tokens in enumerate(encoded.tokens)]
-    return [Objective(((new, 1.0), (old, -1.0))) for new, old in zip(wanted, kept, strict=True)]
-
-
-def _example(prompt: tuple[int, ...], answer: tuple[int, ...]) -> Example:
-    return Example(prompt + answer, len(prompt))
+    """The loss of every prompt of a kind."""
+    ours = read_said(context, "target_completions", [kind])[kind]
+    donated = [] if objective == "keep" else read_said(context, "donor_completions", ["function"])["function"]
+    return objectives_of(objective, encoded, ours, donated)
 
 
 def _said_by_target(context: Context, model: Any) -> tuple[list[Item], list[Example]]:
@@ -91,7 +92,7 @@ def _said_by_target(context: Context, model: Any) -> tuple[list[Item], list[Exam
         for prompt, tokens, row in zip(
             encoded.prompts, encoded.tokens, read_said(context, "completions", [kind])[kind], strict=True
         ):
-            examples.append(_example(tokens, row.token_ids))
+            examples.append(answered(tokens, row))
             items.append(Item(prompt.id, kind, len(examples[-1].tokens)))
     return items, examples
 

@@ -60,9 +60,9 @@ def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
     return _ask(context, folder, swap.model, variants, target)
 
 
-def encoded_set(context: Context, model: Any, split: Split, kind: Kind) -> EncodedSet:
-    """The prompts of one role in the models' tokens."""
-    prompts = read_prompts(context.path("prompts", prompt_file(split, kind)))
+def encoded_set(context: Context, model: Any, split: Split, kind: Kind, name: str = "prompts") -> EncodedSet:
+    """The prompts of one role, from the input of that name, in the models' tokens."""
+    prompts = read_prompts(context.path(name, prompt_file(split, kind)))
     return encode_set(context.models.tokenizer(), prompts, context.study.generation, context_length(model))
 
 

@@ -1,24 +1,30 @@
 """Builders of the `evaluations` stage."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import polars as pl
 
-from cnt_pipeline.evaluations.curve import write_curve
+from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
 from cnt_pipeline.evaluations.score import score as write_scores
+from cnt_pipeline.evaluations.stability import write_stability
 from cnt_pipeline.evaluations.verdict import write_verdict
+from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION, judge_of, space_of
 from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.pipeline.find_steps import SHARDS, caches_of
 from cnt_pipeline.pipeline.step import SUBJECTS
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.store import JSON
-from cnt_pipeline.study.schema import KINDS
+from cnt_pipeline.study.schema import KINDS, Effect
+from cnt_pipeline.transplants.methods import resolve
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION
-from cnt_pipeline.transplants.select.candidates import read_orders
+from cnt_pipeline.transplants.select.candidates import Indices, gates_of, read_orders
+from cnt_pipeline.transplants.select.judge import scores
 
 
 def score(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -30,26 +36,74 @@ def score(context: Context, folder: Path) -> Mapping[str, JSON]:
     return {"metrics": list(metrics)}
 
 
-def curve(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """Recovery on selection prompts at several budgets, with the controls."""
-    judge, space = judge_of(context), space_of(context)
+def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """Recovery and its price on selection prompts against parameters moved, with the controls."""
+    study, judge, space = context.study, judge_of(context), space_of(context)
     setting = json.loads(context.path("selection", SELECTION).read_text(encoding="utf-8"))
-    ranking = read_orders(context.path("ranking", RANKING), space, context.study.method.families)
-    largest = read_orders(context.path("deltas", RANKING), space, None)[0.0]
-    chosen = space.numbers(pl.read_parquet(context.path("selection", PLAN), glob=False))
-    write_curve(
+    plan = pl.read_parquet(context.path("selection", PLAN), glob=False)
+    effects: list[Effect] = list(context.step.slice["effects"])
+    chosen = Chosen(
+        neurons=space.numbers(plan),
+        gates=gates_of(plan, context.models.architecture(), device_of(judge.swap.model)),
+        selection=setting.get("selection", resolve(study.method).selection),
+        effect=effects[0],
+        eta=setting["eta"],
+        lookalike_weight=setting["lookalike_weight"],
+    )
+    orders = {
+        effect: _drawn(
+            read_orders(context.path(f"ranking_{effect}", RANKING), space, study.method.families),
+            study.frontier.lookalike_weight or (setting["lookalike_weight"], 0.0),
+        )
+        for effect in effects
+    }
+    function = judge.sets["function"].prompts
+    document = write_frontier(
         judge,
         space,
         chosen,
-        ranking[setting["lookalike_weight"]],
-        largest,
-        setting["eta"],
-        context.step.slice["budgets"],
+        orders,
+        read_orders(context.path("deltas", RANKING), space, None)[0.0],
+        scores(judge.metric, function, read_said(context, "donor_completions", ["function"])["function"]),
+        Settings(
+            budgets=tuple(sorted(study.frontier.budgets)),
+            etas=tuple(sorted(study.frontier.eta)),
+            random_seeds=study.frontier.random_seeds,
+            seed=study.seed,
+        ),
+        folder,
+        context.report,
+    )
+    return {"fewer_than_controls": document["fewer_than_controls"]}
+
+
+def _drawn(orders: Mapping[float, Indices], weights: Sequence[float | None]) -> dict[float, Indices]:
+    """The orders of the look-alike weights to draw; of those that the ranking holds where none is among them."""
+    known = {weight: orders[weight] for weight in weights if weight is not None and weight in orders}
+    return known or dict(orders)
+
+
+def stability(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """How far the ranking depends on which prompts neurons were scored on."""
+    effect: Effect = context.step.slice["effect"]
+    space = space_of(context)
+    caches = {
+        name: [file for file in sorted(context.inputs[name].manifest.files) if fnmatch(file, SHARDS)]
+        for name in caches_of(effect)
+    }
+    rows = write_stability(
+        effect,
+        {name: [context.path(name, file) for file in files] for name, files in caches.items()},
+        context.path("ranking", RANKING),
+        {(matrix.layer, matrix.family): matrix.parameters_per_neuron for matrix in space.matrices},
+        space.total_parameters,
+        float(context.step.slice.get("mu", 0.0)),
+        context.study.frontier.resamples,
         context.study.seed,
         folder,
         context.report,
     )
-    return {}
+    return {"spearman": max(row["mean"] for row in rows if row["measure"] == "spearman")}
 
 
 def verdict(context: Context, folder: Path) -> Mapping[str, JSON]:

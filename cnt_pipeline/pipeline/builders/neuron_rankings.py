@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cnt_pipeline.activation_caches.schema import STATISTICS
 from cnt_pipeline.neuron_rankings.deltas import DELTAS, write_deltas
@@ -13,9 +14,12 @@ from cnt_pipeline.store import JSON
 def by_effect(context: Context, folder: Path) -> Mapping[str, JSON]:
     """Score from the statistics of the effect caches."""
     tables = {name: context.path(name, STATISTICS) for name in context.step.inputs}
-    weights = [float(weight) for weight in context.step.slice["lambda"]]
-    parameters = {"weights": weights, "damage_weight": float(context.step.slice["mu"])}
-    return {"rows": rank(str(context.step.slice["rule"]), tables, parameters, folder)}
+    slice_ = context.step.slice
+    parameters: dict[str, Any] = {}
+    if "lambda" in slice_:
+        weights = [float(weight) for weight in slice_["lambda"]]
+        parameters = {"weights": weights, "damage_weight": float(slice_["mu"])}
+    return {"rows": rank(str(slice_["rule"]), tables, parameters, folder)}
 
 
 def by_delta(context: Context, folder: Path) -> Mapping[str, JSON]:

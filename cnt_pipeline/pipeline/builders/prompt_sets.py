@@ -10,4 +10,4 @@ from cnt_pipeline.store import JSON
 
 def build(context: Context, folder: Path) -> Mapping[str, JSON]:
     """A file per role."""
-    return build_roles(context.study.prompts, context.study.seed, folder)
+    return build_roles(context.study.prompts, context.study.seed, folder, context.study.models.taught_kinds())

@@ -8,58 +8,87 @@ from typing import Any
 import polars as pl
 
 from cnt_pipeline.activation_caches.schema import SUMMARY
-from cnt_pipeline.evaluations.schema import CURVE, METRICS, SAMPLES, VERDICT
+from cnt_pipeline.evaluations.schema import FRONTIER, METRICS, NEEDED, SAMPLES, STABILITY, VERDICT
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
 from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.pipeline.find_steps import TRAINING
+from cnt_pipeline.pipeline.places import source_name
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
-from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin
+from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin, Recipe
 from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
-from cnt_pipeline.study.schema import KINDS, ModelSource
+from cnt_pipeline.study.schema import KINDS, LoraSft, Split
 from cnt_pipeline.transplants.methods import resolve
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION, TRIALS
 
 
 def page(context: Context, folder: Path) -> Mapping[str, JSON]:
     """`report.html` and `card.md`."""
-    study = context.study
+    study, method, metrics = context.study, resolve(context.study.method), _table(context, "scores", METRICS)
     material = Material(
         study=study.study,
         function=study.function,
-        method=resolve(study.method),
+        method=method,
         accept=study.accept,
         aim=study.method.aim,
-        target=Model(*_names(study.models.target), _json(context, "target", "model.json")),
-        donor=Model(*_names(study.models.donor), _json(context, "donor", "model.json")),
+        target=_model(context, "target"),
+        donor=_model(context, "donor"),
         comparison=_json(context, "pair", "comparison.json"),
-        completeness=_json(context, "transfer", SUMMARY),
+        completeness={} if method.effect == "contrast" else _json(context, "transfer", SUMMARY),
         ranking=_table(context, "ranking", RANKING),
         plan=_table(context, "selection", PLAN),
         trials=_table(context, "selection", TRIALS),
         selection=_json(context, "selection", SELECTION),
         verification=_json(context, "checkpoint", VERIFICATION),
-        metrics=_table(context, "scores", METRICS),
+        metrics=metrics.filter(source=""),
+        by_source=metrics.filter(pl.col("source") != ""),
+        seen=_seen(context),
         samples=_table(context, "scores", SAMPLES),
-        curve=_table(context, "curve", CURVE),
+        frontier=_table(context, "frontier", FRONTIER),
+        needed=_json(context, "frontier", NEEDED),
+        stability=_table(context, "stability", STABILITY),
         verdict=_json(context, "verdict", VERDICT),
         prompts={kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS},
         said={subject: read_said(context, f"said_by_{subject}") for subject in SUBJECTS},
         origins=[_origin(context, name) for name in context.step.inputs],
+        recipes=_recipes(context),
+        stress_test=study.purpose == "stress_test",
     )
     write_page(material, folder)
     return {"verdict": material.verdict["verdict"], "sentence": material.verdict["sentence"]}
 
 
-def _names(source: ModelSource) -> tuple[str, str]:
-    """A model's short name and where it comes from, without the place of a local folder."""
-    if source.hub:
-        return source.hub.rsplit("/", 1)[-1], f"{source.hub}@{source.revision}"
-    if source.package:
-        return Path(source.file or "").name, f"{source.package}/{source.file}"
-    name = (source.path or Path()).name
-    return name, name
+def _model(context: Context, which: str) -> Model:
+    """Target or donor with a short name: the study's own for a derived one, else the last part of its place."""
+    models = context.study.models
+    source = source_name(models, which)
+    short = which if isinstance(models.named()[which], LoraSft) else source.split("@")[0].rsplit("/", 1)[-1]
+    return Model(short, source, _json(context, which, "model.json"))
+
+
+def _seen(context: Context) -> frozenset[str]:
+    """Sources that scoring or search read."""
+    read: dict[Split, str] = {"score": "scoring_prompts", "selection": "selection_prompts"}
+    return frozenset(
+        prompt.source
+        for split, name in read.items()
+        for kind in KINDS
+        for prompt in read_prompts(context.path(name, file_name(split, kind)))
+    )
+
+
+def _recipes(context: Context) -> list[Recipe]:
+    """The study's derived models in the order made."""
+    models = context.study.models
+    found = []
+    for name in models.in_order():
+        model = models.named()[name]
+        if isinstance(model, LoraSft):
+            training = _table(context, f"made_{name}", TRAINING)
+            found.append(Recipe(name, model.model_dump(mode="json", by_alias=True), training))
+    return found
 
 
 def _json(context: Context, name: str, file: str) -> dict[str, Any]:

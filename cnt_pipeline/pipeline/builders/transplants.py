@@ -11,16 +11,23 @@ from cnt_pipeline.errors import BrokenArtifactError
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
+from cnt_pipeline.pipeline.builders.scoring import inside_effects, terms_of
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.store import JSON
-from cnt_pipeline.study.schema import KINDS
+from cnt_pipeline.study.schema import KINDS, Selection
 from cnt_pipeline.transplants.apply import write_transplant
+from cnt_pipeline.transplants.methods import LEARNING
 from cnt_pipeline.transplants.patch import PATCH_NAME
 from cnt_pipeline.transplants.plan import read_plan
 from cnt_pipeline.transplants.select import build as selections
-from cnt_pipeline.transplants.select.candidates import Space, read_orders
+from cnt_pipeline.transplants.select.candidates import Space, read_orders, read_scores
 from cnt_pipeline.transplants.select.judge import Judge
-from cnt_pipeline.transplants.select.search import Search
+from cnt_pipeline.transplants.select.mask import mask
+from cnt_pipeline.transplants.select.prune import prune
+from cnt_pipeline.transplants.select.refine import refine
+from cnt_pipeline.transplants.select.search import Found, Search
+from cnt_pipeline.transplants.select.settings import learn_settings
+from cnt_pipeline.transplants.select.units import read_unit_orders
 from cnt_pipeline.transplants.verify import verify_transplant
 
 VERIFICATION = "verification.json"
@@ -49,18 +56,44 @@ def judge_of(context: Context) -> Judge:
 
 
 def select(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`plan.parquet`, `trials.parquet`, `selection.json`."""
+    """`plan.parquet`, `trials.parquet`, `selection.json`, and `learning.parquet` where gates were learned."""
     study = context.study
     judge, space = judge_of(context), space_of(context)
     selections.refuse_inadmissible(judge.baselines, study.function, study.accept)
     ranking = context.path("ranking", RANKING)
-    orders = read_orders(ranking, space, study.method.families)
-    method = study.method.model_copy(update={"selection": context.step.slice["selection"]})
+    selection: Selection = context.step.slice["selection"]
+    method = study.method.model_copy(update={"selection": selection})
+    orders = read_unit_orders(ranking, space, context.models.architecture(), method.units, method.families)
+    if selection in LEARNING:
+        weight = float(context.step.slice["lambda"])
+        orders = {weight: orders[weight]}
     search = Search(space, orders, judge, method, study.accept, context.report)
-    found = search.bisect() if method.selection == "bisect" else search.fixed()
+    if selection == "refine":
+        found = refine(search, inside_effects(context, space))
+    elif selection in LEARNING:
+        found = _learned(context, search, ranking, folder)
+    else:
+        found = search.bisect() if selection == "bisect" else search.fixed()
     selections.plan_of(found, space, ranking).write(folder / selections.PLAN)
     selections.write_trials(found.trials, folder / selections.TRIALS)
-    return selections.write_selection(found, space, judge.baselines, folder / selections.SELECTION)
+    return selections.write_selection(
+        found, space, judge.baselines, selection, method.units, folder / selections.SELECTION
+    )
+
+
+def _learned(context: Context, search: Search, ranking: Path, folder: Path) -> Found:
+    """What a rule that learns gates finds; writes how the training went."""
+    method, swap, seed = search.method, context.models.swap(), context.study.seed
+    assert method.selection is not None
+    settings = learn_settings(method.selection, method.learn)
+    terms = terms_of(context, settings)
+    if method.selection == "mask":
+        found, curve = mask(search, swap, terms, settings, seed, context.batch_size)
+    else:
+        scores = read_scores(ranking, search.space, next(iter(search.orders)))
+        found, curve = prune(search, swap, terms, scores, settings, seed, context.batch_size)
+    selections.write_learning(curve, folder / selections.LEARNING)
+    return found
 
 
 def write(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -85,10 +118,10 @@ def write(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 
 def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """Random and largest-delta neurons with the plan's parameters."""
+    """Random and largest-delta neurons with the plan's parameters and amplitudes."""
     space = space_of(context)
     plan = pl.read_parquet(context.path("plan", selections.PLAN), glob=False)
     largest = read_orders(context.path("deltas", RANKING), space, None)[0.0]
     seeds = range(context.study.seed, context.study.seed + context.study.controls.random_seeds)
-    selections.write_controls(space, space.numbers(plan), float(plan["amplitude"][0]), largest, seeds, folder)
+    selections.write_controls(space, space.numbers(plan), plan["amplitude"].to_numpy(), largest, seeds, folder)
     return {"random_seeds": len(seeds), "neurons": len(plan)}

@@ -1,1 +1,1 @@
-"""Selection rules: how many of the ranked neurons move, judged on selection prompts through the gates."""
+"""Selection rules: which of the ranked neurons move and how far, judged on selection prompts through the gates."""

@@ -1,6 +1,7 @@
 """The selection as an artifact: the plan, every trial on the way, and the controls at the same budget."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from cnt_pipeline.errors import InadmissibleError
 from cnt_pipeline.store.parquet import write_parquet
 from cnt_pipeline.study.schema import Accept, Function
 from cnt_pipeline.transplants.plan import TransplantPlan
-from cnt_pipeline.transplants.select.candidates import Indices, Space
+from cnt_pipeline.transplants.select.candidates import Floats, Indices, Space
 from cnt_pipeline.transplants.select.judge import ROUNDING, Baselines
+from cnt_pipeline.transplants.select.learn import Curve
 from cnt_pipeline.transplants.select.search import Found, Trial
 
 PLAN = "plan.parquet"
 TRIALS = "trials.parquet"
 SELECTION = "selection.json"
+LEARNING = "learning.parquet"
 
 
 def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept) -> None:
@@ -52,7 +55,7 @@ def plan_of(found: Found, space: Space, ranking: Path) -> TransplantPlan:
         pl.Series("axis", [m.axis for m in matrices], dtype=pl.Int8),
         pl.Series("position", [int(m.positions[n]) for m, n in zip(matrices, neurons, strict=True)], dtype=pl.Int64),
         pl.Series("bias", [m.bias for m in matrices], dtype=pl.String),
-        pl.lit(found.trial.eta, dtype=pl.Float32).alias("amplitude"),
+        pl.Series("amplitude", found.amplitudes, dtype=pl.Float32),
     )
     joined = frame.join(scores, on=["layer", "family", "neuron"], how="left", maintain_order="left")
     return TransplantPlan.from_frame(joined.sort("tensor", "position"))
@@ -100,16 +103,32 @@ _TRIALS_SCHEMA = pa.schema(
 )
 
 
-def write_selection(found: Found, space: Space, baselines: Baselines, path: Path) -> dict[str, Any]:
-    """Write and return the chosen setting with the figures it was chosen by."""
+def write_learning(curve: Curve, path: Path) -> None:
+    """One row per training step: `step`, the loss of each term in nats, `mean_gate` and `units` of those left."""
+    write_parquet(pa.Table.from_pylist(curve.rows), path)
 
+
+def write_selection(
+    found: Found, space: Space, baselines: Baselines, selection: str, units: Sequence[str], path: Path
+) -> dict[str, Any]:
+    """Write and return the chosen setting with the figures it was chosen by.
+
+    `eta` is null where neurons have amplitudes of their own; `amplitude` holds their range in any case.
+    """
     trial = found.trial
     document = {
+        "selection": selection,
+        "units": list(units),
         "neurons": trial.neurons,
         "parameters": trial.parameters,
         "total_parameters": space.total_parameters,
         "share": trial.share,
         "eta": trial.eta,
+        "amplitude": {
+            "min": float(found.amplitudes.min()),
+            "median": float(np.median(found.amplitudes)),
+            "max": float(found.amplitudes.max()),
+        },
         "lookalike_weight": trial.lookalike_weight,
         "recovery": trial.recovery,
         "meets_every_limit": trial.holds,
@@ -123,13 +142,25 @@ def write_selection(found: Found, space: Space, baselines: Baselines, path: Path
 
 
 def write_controls(
-    space: Space, chosen: Indices, amplitude: float, largest: Indices, seeds: range, folder: Path
+    space: Space, chosen: Indices, amplitudes: Floats, largest: Indices, seeds: range, folder: Path
 ) -> None:
     """Write `random.parquet` (a variant per seed) and `largest_delta.parquet`: variant, layer, family, neuron,
-    amplitude."""
-    random = [space.frame(space.random_like(chosen, seed)) for seed in seeds]
-    groups = {"random": random, "largest_delta": [space.frame(space.top_within(largest, space.parameters(chosen)))]}
-    for name, frames in groups.items():
-        rows = pl.concat([f.with_columns(pl.lit(v, pl.Int32).alias("variant")) for v, f in enumerate(frames)])
-        table = rows.with_columns(pl.lit(amplitude, pl.Float32).alias("amplitude")).to_arrow()
-        write_parquet(table, folder / f"{name}.parquet")
+    amplitude.
+
+    Random neurons get the amplitudes of the chosen ones of their layer and family in random order; the largest deltas,
+    which match no layer and family, get the median of all.
+    """
+    random = []
+    for seed in seeds:
+        drawn = space.random_like(chosen, seed)
+        random.append((drawn, space.shuffled_amplitudes(chosen, amplitudes, drawn, seed)))
+    top = space.top_within(largest, space.parameters(chosen))
+    median = np.full(len(top), np.median(amplitudes))
+    for name, variants in {"random": random, "largest_delta": [(top, median)]}.items():
+        frames = [
+            space.frame(neurons).with_columns(
+                pl.lit(variant, pl.Int32).alias("variant"), pl.Series("amplitude", values, dtype=pl.Float32)
+            )
+            for variant, (neurons, values) in enumerate(variants)
+        ]
+        write_parquet(pl.concat(frames).to_arrow(), folder / f"{name}.parquet")

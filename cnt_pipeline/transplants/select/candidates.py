@@ -1,8 +1,9 @@
 """Ranked neurons as arrays: the top of a ranking as gates, its parameters, and the controls matched to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from cnt_pipeline.errors import StudyError
 from cnt_pipeline.models.architecture import Architecture, Matrix
 
 Indices = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,25 @@ class Space:
         """Weights held by the chosen neurons."""
         return int(self.sizes[chosen].sum())
 
-    def gates(self, chosen: Indices, eta: float, device: torch.device) -> dict[tuple[int, str], torch.Tensor]:
-        """Gates at `eta` on the chosen neurons; families without one are left out."""
+    def gates(self, chosen: Indices, eta: float | Floats, device: torch.device) -> dict[tuple[int, str], torch.Tensor]:
+        """Gates on the chosen neurons at `eta`, one for all or one each; families without one are left out."""
         gates = {}
-        ordered = np.sort(chosen)
+        for matrix, inside, members in self.by_matrix(chosen):
+            gate = torch.zeros(matrix.neurons, device=device)
+            values = torch.tensor(eta if isinstance(eta, float | int) else eta[members], dtype=torch.float32)
+            gate[torch.from_numpy(inside).to(device)] = values.to(device)
+            gates[matrix.layer, matrix.family] = gate
+        return gates
+
+    def by_matrix(self, chosen: Indices) -> Iterator[tuple[Matrix, Indices, Indices]]:
+        """The matrices that hold chosen neurons: each with its neurons, ascending, and their places in `chosen`."""
+        places = np.argsort(chosen, kind="stable")
+        ordered = chosen[places]
         for matrix in self.matrices:
             begin = self.offsets[matrix.layer, matrix.family]
-            inside = ordered[np.searchsorted(ordered, begin) : np.searchsorted(ordered, begin + matrix.neurons)] - begin
-            if len(inside):
-                gate = torch.zeros(matrix.neurons, device=device)
-                gate[torch.from_numpy(inside).to(device)] = eta
-                gates[matrix.layer, matrix.family] = gate
-        return gates
+            part = slice(np.searchsorted(ordered, begin), np.searchsorted(ordered, begin + matrix.neurons))
+            if part.start < part.stop:
+                yield matrix, ordered[part] - begin, places[part]
 
     def frame(self, chosen: Indices) -> pl.DataFrame:
         """Layer, family and neuron of the chosen numbers, in their order."""
@@ -81,6 +90,17 @@ class Space:
             drawn.append(generator.choice(pool, len(inside), replace=False))
         return np.concatenate(drawn)
 
+    def shuffled_amplitudes(self, chosen: Indices, amplitudes: Floats, drawn: Indices, seed: int) -> Floats:
+        """The amplitudes of the chosen neurons of every layer and family, dealt in random order to those of `drawn`.
+
+        `drawn` holds as many neurons of every layer and family as `chosen` (see `random_like`).
+        """
+        generator = np.random.default_rng(seed)
+        dealt = np.zeros(len(drawn), dtype=np.float32)
+        for (_, _, given), (_, _, taking) in zip(self.by_matrix(chosen), self.by_matrix(drawn), strict=True):
+            dealt[taking] = generator.permutation(amplitudes[given])
+        return dealt
+
     def top_within(self, order: Indices, parameters: int) -> Indices:
         """The longest start of `order` that holds at most `parameters` weights; at least one neuron."""
         count = int(np.searchsorted(np.cumsum(self.sizes[order]), parameters, side="right"))
@@ -106,7 +126,20 @@ def read_orders(ranking: Path, space: Space, families: tuple[str, ...] | None) -
     Raises:
         StudyError: a family that the architecture does not have.
     """
-    columns = ["lookalike_weight", "layer", "family", "neuron", "rank"]
+    return {weight: space.numbers(part) for weight, part in read_ranking(ranking, space, families).items()}
+
+
+def read_scores(ranking: Path, space: Space, lookalike_weight: float) -> Floats:
+    """The ranking's score of every neuron, `[neurons]`, at one look-alike weight."""
+    part = read_ranking(ranking, space, None)[lookalike_weight]
+    scores = np.zeros(len(space.sizes))
+    scores[space.numbers(part)] = part["score"].to_numpy()
+    return scores
+
+
+def read_ranking(ranking: Path, space: Space, families: tuple[str, ...] | None) -> dict[float, pl.DataFrame]:
+    """Layer, family, neuron and score by rank, for each look-alike weight of the ranking; raises as `read_orders`."""
+    columns = ["lookalike_weight", "layer", "family", "neuron", "score", "rank"]
     frame = pl.read_parquet(ranking, columns=columns, glob=False)
     if families is not None:
         known = dict.fromkeys(matrix.family for matrix in space.matrices)
@@ -117,6 +150,5 @@ def read_orders(ranking: Path, space: Space, families: tuple[str, ...] | None) -
             )
         frame = frame.filter(pl.col("family").is_in(families))
     return {
-        float(weight[0]): space.numbers(part.sort("rank"))
-        for weight, part in frame.group_by("lookalike_weight", maintain_order=True)
+        float(weight[0]): part.sort("rank") for weight, part in frame.group_by("lookalike_weight", maintain_order=True)
     }

@@ -1,9 +1,8 @@
 """Search for the smallest top of a ranking that carries the function within the study's limits.
 
-For each amplitude and look-alike weight: double the budget from 0.01 % of all parameters until the criterion
-holds, then
-bisect. The smallest set found is thinned from its low-ranked end in groups that halve (methods section 1,
-`bisect` [I]).
+For each amplitude and look-alike weight: double the budget from 0.01 % of all parameters until it holds, then
+bisect. The smallest set found is thinned from its low end in groups that halve (methods section 1, `bisect` [I]).
+All counts are of units (see `units`). `refine`, `mask` and `prune` start from this search or end in it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,9 @@ import numpy as np
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.study.schema import Accept, Method
-from cnt_pipeline.transplants.select.candidates import Indices, Space
+from cnt_pipeline.transplants.select.candidates import Floats, Indices, Space
 from cnt_pipeline.transplants.select.judge import ROUNDING, Judge, Outcome
+from cnt_pipeline.transplants.select.units import Order
 
 _FIRST_SHARE = 1e-4
 _TOLERANCE = 1.05
@@ -24,11 +24,14 @@ _THINNING_GROUPS = (4, 8)
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate and what it did on the selection prompts; `holds` says whether it met every limit."""
+    """One candidate and what it did on the selection prompts; `holds` says whether it met every limit.
+
+    `eta` is None where every neuron has an amplitude of its own.
+    """
 
     phase: str
     lookalike_weight: float
-    eta: float
+    eta: float | None
     neurons: int
     parameters: int
     share: float
@@ -39,9 +42,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """The chosen neurons (numbers in the `Space`, best first) with their trial, and every trial on the way."""
+    """The chosen neurons (numbers in the `Space`, best first), their amplitudes and trial, and every trial made."""
 
     chosen: Indices
+    amplitudes: Floats
     trial: Trial
     trials: tuple[Trial, ...]
 
@@ -52,7 +56,7 @@ class Search:
     def __init__(
         self,
         space: Space,
-        orders: Mapping[float, Indices],
+        orders: Mapping[float, Order],
         judge: Judge,
         method: Method,
         accept: Accept,
@@ -65,8 +69,8 @@ class Search:
         self.accept = accept
         self.report = report
         self.trials: list[Trial] = []
-        self._chosen: list[Indices] = []
-        self._outcomes: dict[tuple[float, bytes], Outcome] = {}
+        self._tried: list[tuple[Order, float | Floats]] = []
+        self._outcomes: dict[tuple[bytes, bytes], Outcome] = {}
 
     def bisect(self) -> Found:
         """The smallest set over (K, eta, lambda); without any that meets the limits, the best that was tried."""
@@ -76,99 +80,68 @@ class Search:
             low, high = self._double(order, eta, weight, best)
             if high is None:
                 continue
-            low_count, count = low, high
-            while count > max(low_count + 1, round(low_count * _TOLERANCE)):
-                middle = (
-                    round(np.sqrt(max(low_count, 1) * count)) if count > 2 * low_count else (low_count + count) // 2
-                )
-                middle = min(max(middle, low_count + 1), count - 1)
-                if self._try("bisect", order[:middle], eta, weight).holds:
-                    count = middle
-                else:
-                    low_count = middle
-            best = self._best()
-        if best is None:
-            return self._found(self._closest())
-        return self._thin(best)
+            self.narrow(order, low, high, eta, weight)
+            best = self.best()
+        if best is not None:
+            self.thin(best)
+        return self.found()
 
     def fixed(self) -> Found:
         """The set of a fixed size, by `count` or `fraction`, at the best amplitude and look-alike weight."""
         for eta, weight in self._settings():
             order = self.orders[weight]
             if self.method.selection == "top_k":
-                chosen = order[: self.method.count]
+                chosen = order.first(self.method.count)
             else:
                 assert self.method.fraction is not None
-                chosen = self.space.top_within(order, round(self.method.fraction * self.space.total_parameters))
-            self._try("fixed", chosen, eta, weight)
-        return self._found(self._closest())
+                chosen = order.within(self.space, round(self.method.fraction * self.space.total_parameters))
+            self.attempt("fixed", chosen, eta, weight)
+        return self.found()
 
-    def _settings(self) -> Iterator[tuple[float, float]]:
-        for eta in sorted(self.method.eta):
-            for weight in sorted(self.method.lookalike_weight):
-                yield eta, weight
+    def narrow(self, order: Order, low: int, high: int, eta: float, weight: float) -> int:
+        """Bisect between a number of units that fails and one that holds; returns the smallest that holds."""
+        while high > max(low + 1, round(low * _TOLERANCE)):
+            middle = round(np.sqrt(max(low, 1) * high)) if high > 2 * low else (low + high) // 2
+            middle = min(max(middle, low + 1), high - 1)
+            if self.attempt("bisect", order.first(middle), eta, weight).holds:
+                high = middle
+            else:
+                low = middle
+        return high
 
-    def _double(self, order: Indices, eta: float, weight: float, best: Trial | None) -> tuple[int, int | None]:
-        """Largest count known to fail and smallest known to hold; none where nothing below `best` holds."""
-        sizes = np.cumsum(self.space.sizes[order])
-        limit = len(order)
-        if best is not None:
-            limit = int(np.searchsorted(sizes, best.parameters / _TOLERANCE, side="right"))
-            if limit < 1 or not self._try("improve", order[:limit], eta, weight).holds:
-                return 0, None
-            return self._descend(order, eta, weight, limit)
-        budget = _FIRST_SHARE * self.space.total_parameters
-        failed = 0
-        while True:
-            count = min(max(int(np.searchsorted(sizes, budget, side="right")), 1), limit)
-            if count > failed:
-                if self._try("double", order[:count], eta, weight).holds:
-                    return failed, count
-                failed = count
-            if count == limit:
-                return failed, None
-            budget *= 2
-
-    def _descend(self, order: Indices, eta: float, weight: float, holding: int) -> tuple[int, int]:
-        """Halve from a count that holds to one that fails."""
-        while holding > 1:
-            count = holding // 2
-            if not self._try("halve", order[:count], eta, weight).holds:
-                return count, holding
-            holding = count
-        return 0, holding
-
-    def _thin(self, best: Trial) -> Found:
+    def thin(self, best: Trial) -> Trial:
         """Drop groups from the low-ranked end of the best set while the criterion holds."""
-        chosen = self._chosen_by(best)
+        chosen, eta = self.asked(best)
         for groups in _THINNING_GROUPS:
             size = max(len(chosen) // (2 * groups), 1)
             end = len(chosen)
             for _ in range(groups):
                 if len(chosen) <= size or end < size:
                     break
-                kept = np.delete(chosen, np.s_[end - size : end])
+                kept = chosen.without(end - size, end)
                 end -= size
-                if self._known(kept, best.eta) is not None:
+                assert isinstance(eta, float)
+                if self._known(kept.numbers, eta) is not None:
                     continue
-                trial = self._try("thin", kept, best.eta, best.lookalike_weight)
+                trial = self.attempt("thin", kept, eta, best.lookalike_weight)
                 if trial.holds:
                     chosen, best = kept, trial
-        return self._found(best)
+        return best
 
-    def _try(self, phase: str, chosen: Indices, eta: float, weight: float) -> Trial:
-        outcome = self._known(chosen, eta)
+    def attempt(self, phase: str, chosen: Order, amplitude: float | Floats, weight: float) -> Trial:
+        """Judge these units at one amplitude, or at one for each of their neurons, and keep the trial."""
+        outcome = self._known(chosen.numbers, amplitude)
         if outcome is None:
-            gates = self.space.gates(chosen, eta, device_of(self.judge.swap.model))
+            gates = self.space.gates(chosen.numbers, amplitude, device_of(self.judge.swap.model))
             outcome = self.judge.outcome(gates, enough=self.method.aim)
-            self._outcomes[_candidate(chosen, eta)] = outcome
+            self._outcomes[_candidate(chosen.numbers, amplitude)] = outcome
         recovery = self.judge.baselines.recovery(outcome)
-        parameters = self.space.parameters(chosen)
+        parameters = self.space.parameters(chosen.numbers)
         trial = Trial(
             phase=phase,
             lookalike_weight=weight,
-            eta=eta,
-            neurons=len(chosen),
+            eta=amplitude if isinstance(amplitude, float | int) else None,
+            neurons=len(chosen.numbers),
             parameters=parameters,
             share=parameters / self.space.total_parameters,
             outcome=outcome,
@@ -176,27 +149,66 @@ class Search:
             holds=recovery >= self.method.aim - ROUNDING and self.judge.baselines.harmless(outcome, self.accept),
         )
         self.trials.append(trial)
-        self._chosen.append(chosen)
-        self.report(f"searching: {len(chosen)} neurons, recovery {recovery:.2f}", len(self.trials), 0)
+        self._tried.append((chosen, amplitude))
+        self.report(f"searching: {len(chosen.numbers)} neurons, recovery {recovery:.2f}", len(self.trials), 0)
         return trial
 
-    def _known(self, chosen: Indices, eta: float) -> Outcome | None:
-        """What the judge said of these neurons at this amplitude, under whatever look-alike weight they came up."""
-        return self._outcomes.get(_candidate(chosen, eta))
-
-    def _best(self) -> Trial | None:
+    def best(self) -> Trial | None:
+        """The trial with the fewest parameters among those that hold."""
         return min((t for t in self.trials if t.holds), key=lambda t: (t.parameters, -t.recovery), default=None)
 
-    def _closest(self) -> Trial:
-        """The trial to show where none meets every limit: the furthest recovery, then the fewest parameters."""
-        return self._best() or min(self.trials, key=lambda t: (-t.recovery, t.parameters))
+    def asked(self, trial: Trial) -> tuple[Order, float | Floats]:
+        """The units and amplitude that a trial was about."""
+        return next(asked for asked, t in zip(self._tried, self.trials, strict=True) if t is trial)
 
-    def _chosen_by(self, trial: Trial) -> Indices:
-        return next(c for c, t in zip(self._chosen, self.trials, strict=True) if t is trial)
+    def found(self) -> Found:
+        """The best trial; where none meets every limit, that of the furthest recovery, then of fewest parameters."""
+        trial = self.best() or min(self.trials, key=lambda t: (-t.recovery, t.parameters))
+        chosen, amplitude = self.asked(trial)
+        amplitudes = np.broadcast_to(np.asarray(amplitude, dtype=np.float32), chosen.numbers.shape)
+        return Found(chosen.numbers, amplitudes, trial, tuple(self.trials))
 
-    def _found(self, trial: Trial) -> Found:
-        return Found(self._chosen_by(trial), trial, tuple(self.trials))
+    def _settings(self) -> Iterator[tuple[float, float]]:
+        for eta in sorted(self.method.eta):
+            for weight in sorted(self.orders):
+                yield eta, weight
+
+    def _double(self, order: Order, eta: float, weight: float, best: Trial | None) -> tuple[int, int | None]:
+        """Largest count known to fail and smallest known to hold; none where nothing below `best` holds."""
+        sizes = order.parameters(self.space)
+        limit = len(order)
+        if best is not None:
+            limit = int(np.searchsorted(sizes, best.parameters / _TOLERANCE, side="right"))
+            if limit < 1 or not self.attempt("improve", order.first(limit), eta, weight).holds:
+                return 0, None
+            return self._descend(order, eta, weight, limit)
+        budget = _FIRST_SHARE * self.space.total_parameters
+        failed = 0
+        while True:
+            count = min(max(int(np.searchsorted(sizes, budget, side="right")), 1), limit)
+            if count > failed:
+                if self.attempt("double", order.first(count), eta, weight).holds:
+                    return failed, count
+                failed = count
+            if count == limit:
+                return failed, None
+            budget *= 2
+
+    def _descend(self, order: Order, eta: float, weight: float, holding: int) -> tuple[int, int]:
+        """Halve from a count that holds to one that fails."""
+        while holding > 1:
+            count = holding // 2
+            if not self.attempt("halve", order.first(count), eta, weight).holds:
+                return count, holding
+            holding = count
+        return 0, holding
+
+    def _known(self, chosen: Indices, amplitude: float | Floats) -> Outcome | None:
+        """What the judge said of these neurons at this amplitude, under whatever look-alike weight they came up."""
+        return self._outcomes.get(_candidate(chosen, amplitude))
 
 
-def _candidate(chosen: Indices, eta: float) -> tuple[float, bytes]:
-    return eta, np.sort(chosen).tobytes()
+def _candidate(chosen: Indices, amplitude: float | Floats) -> tuple[bytes, bytes]:
+    ranked = np.argsort(chosen, kind="stable")
+    values = np.asarray(amplitude, dtype=np.float32)
+    return chosen[ranked].tobytes(), (values[ranked] if values.ndim else values).tobytes()

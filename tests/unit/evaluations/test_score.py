@@ -1,12 +1,14 @@
 """Samples, metrics and differences equal what numpy says of the same completions; nothing unscored becomes a zero."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import binomtest
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.evaluations.schema import METRICS, SAMPLES
@@ -128,6 +130,22 @@ def test_coherence_is_over_all_kinds_and_silence_counts_against_it(tmp_path: Pat
     assert rows["transplant", "utility"]["value"] == 0.0
     assert rows["transplant", "utility"]["unscored"] == 2
     assert set(samples.filter(pl.col("metric") == "coherence")["kind"]) == set(KINDS)
+
+
+def test_every_source_has_its_own_row_and_the_gates_read_all_of_them_together(tmp_path: Path) -> None:
+    """Six function prompts come from one set and four from another; look-alikes come from one alone."""
+    prompts = {kind: [replace(p, source="first") for p in of_kind] for kind, of_kind in PROMPTS.items()}
+    prompts["function"][6:] = [replace(p, source="second") for p in prompts["function"][6:]]
+    score(prompts, SUBJECTS, ("refusal", "over_refusal", "coherence"), 0, tmp_path)
+    rows = pl.read_parquet(tmp_path / METRICS)
+    refusal = {row["source"]: row for row in rows.filter(subject="transplant", metric="refusal").to_dicts()}
+    assert {source: (row["value"], row["n"]) for source, row in refusal.items()} == {
+        "": (pytest.approx(0.8), 10), "first": (1.0, 6), "second": (pytest.approx(0.5), 4),
+    }  # fmt: skip
+    wilson = binomtest(2, 4).proportion_ci(method="wilson")
+    assert (refusal["second"]["low"], refusal["second"]["high"]) == pytest.approx((wilson.low, wilson.high))
+    assert refusal["second"]["vs_donor"] == pytest.approx(-0.25)
+    assert set(rows.filter(pl.col("metric") != "refusal")["source"]) == {""}
 
 
 def test_the_same_completions_give_the_same_bytes(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def judge(folder: Path, figures: dict[tuple[str, str], float] | None = None, **g
     """The verdict on these metrics; samples are 0/1 values with the metric's mean."""
     values = GOOD | (figures or {})
     rows = [
-        {"subject": s, "metric": m, "value": v, "low": v, "high": v, "n": N, "unscored": 0}
-        for (s, m), v in values.items()
+        {"subject": s, "metric": m, "source": source, "value": v, "low": v, "high": v, "n": N, "unscored": 0}
+        for (s, m), pooled in values.items()
+        for source, v in (("", pooled), ("one source alone", 0.0))
     ]
     samples = [
         {"subject": s, "metric": m, "kind": "function", "id": f"id{i}", "variant": 0, "value": float(i < round(v * N))}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cnt_pipeline.measures.intervals import RESAMPLES, bootstrap_mean, mean_interval
+from cnt_pipeline.measures.intervals import RESAMPLES, bootstrap_mean, interval_over_draws, mean_interval
 
 Z = 1.959963984540054
 """The 97.5 % point of the normal distribution."""
@@ -59,3 +59,20 @@ def test_equal_values_have_no_spread() -> None:
 def test_an_interval_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([], 0)
+
+
+def test_an_interval_over_draws_covers_draws_as_well_as_prompts() -> None:
+    generator = np.random.default_rng(0)
+    draws = [[float(v) for v in generator.random(60) < share] for share in (0.1, 0.5, 0.9)]
+    own = [mean_interval(values, 0) for values in draws]
+    both = interval_over_draws(draws, own, 0)
+    assert both.value == pytest.approx(np.mean([np.mean(values) for values in draws]))
+    spread = np.std([estimate.value for estimate in own]) / np.sqrt(3)
+    assert both.high - both.low > 3 * spread
+    assert (both.low, both.high, both.n) == (*interval_over_draws(draws, own, 0)[1:3], 60)
+
+
+def test_an_interval_over_draws_that_agree_is_no_narrower_than_theirs() -> None:
+    own = mean_interval([0.0] * 30, 0)
+    both = interval_over_draws([[0.0] * 30] * 3, [own] * 3, 0)
+    assert (both.low, both.high) == pytest.approx((own.low, own.high)) and both.high > 0.1

@@ -165,6 +165,13 @@ def test_exact_match(answers: tuple[str, ...], prefix: str, text: str, expected:
     assert lookalike_error(prompt, said(text)) == (None if expected is None else 1 - expected)
 
 
+def test_a_lookalike_with_its_reference_among_the_choices_is_judged_by_the_likeliest() -> None:
+    prompt = asked(choices=(" he", " she", " they"), answers=(" she",))
+    assert lookalike_error(prompt, said(" he", choice_loglik=(-3.0, -2.0, -2.1))) == 0.0
+    assert lookalike_error(prompt, said(" she", choice_loglik=(-1.0, -2.0, -4.0))) == 1.0
+    assert lookalike_error(prompt, said(choice_loglik=(math.nan, -2.0, -4.0))) is None
+
+
 @pytest.mark.parametrize(
     ("choices", "answers", "logliks", "expected"),
     [

@@ -91,6 +91,21 @@ def test_scores_and_their_parts_equal_a_float64_reference(tmp_path: Path) -> Non
         assert part["sign_agreement"].to_numpy() == pytest.approx(agreement, **close)
 
 
+def test_contrast_is_the_root_of_the_mean_square_over_prompts(tmp_path: Path) -> None:
+    raw = {"transfer": {"function": {k: a**2 for k, a in raw_values()["transfer"]["function"].items()}}}
+    assert rank("contrast", tables(raw, tmp_path), {}, tmp_path) == sum(WIDTHS.values())
+    frame, by_effect = pl.read_parquet(tmp_path / RANKING), ranked(raw_values(), tmp_path / "effect")
+    assert frame.schema == by_effect.schema
+    assert set(frame["lookalike_weight"]) == {0.0} and frame["damage"].null_count() == len(frame)
+    assert frame["rank"].to_list() == list(range(1, len(frame) + 1))
+    assert frame["score"].to_list() == sorted(frame["score"], reverse=True)
+    for (layer, family), part in frame.group_by("layer", "family"):
+        squares = raw["transfer"]["function"][layer, family].astype(np.float64)  # type: ignore[index]
+        score = np.sqrt(squares.mean(0))
+        assert part.sort("neuron")["score"].to_numpy() == pytest.approx(score)
+        assert part.sort("neuron")["standard_error"].to_numpy() == pytest.approx(error_of_mean(squares) / (2 * score))
+
+
 def test_ranks_go_from_the_highest_score_down_within_each_weight(tmp_path: Path) -> None:
     frame = ranked(raw_values(), tmp_path)
     assert frame["lookalike_weight"].unique(maintain_order=True).to_list() == list(WEIGHTS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.prompt_sets.build import Role, build, materialize
+from cnt_pipeline.prompt_sets.build import Role, build, materialize, read_prompt_source
 from cnt_pipeline.prompt_sets.schema import Prompt, file_name, prompt_id, read_prompts
 from cnt_pipeline.study.schema import KINDS, SPLITS, KindSources, Prompts, PromptSource, Shares
 
@@ -144,3 +144,87 @@ def test_the_id_of_a_prompt_ignores_case_and_spacing_but_no_words_roles_or_prefi
         prompt_id((("user", "hello world"),), "He"),
     }
     assert len(others | same) == 5
+
+
+def test_train_sets_are_built_for_taught_kinds_alone_and_overlap_with_nothing(tmp_path: Path) -> None:
+    split = Shares(score=0.4, selection=0.2, test=0.2, train=0.2)
+    prompts = Prompts(**three(tmp_path, 300), split=split)
+    plain = materialize(prompts, 0)
+    assert list(plain) == ROLES
+    sets = materialize(prompts, 0, ["function"])
+    assert list(sets) == [*ROLES, ("train", "function")]
+    assert abs(len(sets["train", "function"]) / 300 - 0.2) < 0.08
+    together = [p.text for (_, kind), members in sets.items() for p in members if kind == "function"]
+    assert sorted(together) == sorted(texts("function", 300))
+    # What no recipe learns from is left to the others.
+    assert sum(len(plain[split, "utility"]) for split in SPLITS) == 300
+
+
+def test_a_train_set_of_its_own_is_read_and_must_not_overlap(tmp_path: Path) -> None:
+    lessons = source(tmp_path, "lessons", texts("lesson", 9))
+    sets = materialize(Prompts(**three(tmp_path), train=KindSources(function=lessons)), 0, ["function"])
+    assert [p.text for p in sets["train", "function"]] == texts("lesson", 9)
+    clash = source(tmp_path, "clash", ["function question number 7"])
+    with pytest.raises(InputError, match=r"prompts\.train\.function share a prompt"):
+        materialize(Prompts(**three(tmp_path), train=KindSources(function=clash)), 0, ["function"])
+
+
+def test_a_taught_kind_without_a_train_share_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prompts\.train\.function: no prompt is left .* `prompts\.split`"):
+        materialize(Prompts(**three(tmp_path)), 0, ["function"])
+
+
+def test_a_list_of_sources_is_one_set_with_each_prompt_once_and_its_source_named(tmp_path: Path) -> None:
+    first = source(tmp_path, "first", texts("one", 8))
+    second = source(tmp_path, "second", [*texts("two", 5), "ONE question  number 3"], take=4)
+    sets = materialize(Prompts(**three(tmp_path), test=KindSources(function=(first, second))), 0)
+    members = sets["test", "function"]
+    assert [p.source for p in members] == ["first.jsonl"] * 8 + ["second.jsonl"] * 4
+    assert len({p.id for p in members}) == 12
+
+
+def test_take_counts_what_a_source_adds_and_not_what_an_earlier_one_holds(tmp_path: Path) -> None:
+    first = source(tmp_path, "first", texts("one", 8), take=2)
+    second = source(tmp_path, "second", [*texts("one", 8), *texts("two", 3)], take=3)
+    members = materialize(Prompts(**three(tmp_path), test=KindSources(function=(first, second))), 0)["test", "function"]
+    assert [p.source for p in members] == ["first.jsonl"] * 2 + ["second.jsonl"] * 3
+    assert sorted(p.text for p in members[2:]) == texts("two", 3)
+
+
+def test_the_word_shared_adds_this_splits_part_of_the_scoring_source(tmp_path: Path) -> None:
+    sources = three(tmp_path)
+    alone = ids(materialize(Prompts(**sources), 0))
+    other = source(tmp_path, "other", texts("elsewhere", 5))
+    both = ids(materialize(Prompts(**sources, test=KindSources(function=("shared", other))), 0))
+    assert both["test", "function"][:-5] == alone["test", "function"]
+    assert both["score", "function"] == alone["score", "function"]
+    assert ids(materialize(Prompts(**sources, test=KindSources(function="shared")), 0)) == alone
+
+
+def test_a_scoring_list_is_shared_source_by_source(tmp_path: Path) -> None:
+    few = source(tmp_path, "few", texts("few", 40), take=3)
+    many = source(tmp_path, "many", texts("many", 40))
+    sets = materialize(Prompts(**{**three(tmp_path), "function": (few, many)}), 0)
+    for split in SPLITS:
+        assert [p.source for p in sets[split, "function"]].count("few.jsonl") == 3
+
+
+def test_a_prompt_of_the_scoring_part_in_a_list_beside_shared_is_refused(tmp_path: Path) -> None:
+    sources = three(tmp_path)
+    scoring = materialize(Prompts(**sources), 0)["score", "function"][0]
+    clash = source(tmp_path, "clash", [scoring.text])
+    with pytest.raises(InputError, match=r"prompts\.function and prompts\.test\.function share a prompt"):
+        materialize(Prompts(**sources, test=KindSources(function=("shared", clash))), 0)
+
+
+def test_choices_in_one_string_are_divided_where_a_separator_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    row = {"question": "Which is a fruit?", "options": "A. stone\nB. pear\n", "answer": "B. pear"}
+    path.write_text(json.dumps(row) + "\n")
+    columns = {"text": "question", "choices": "options", "answers": "answer"}
+    (whole,) = read_prompt_source(PromptSource(file=str(path), columns=columns), "key")
+    assert whole.choices == ("A. stone\nB. pear\n",)
+    divided = PromptSource(file=str(path), columns={**columns, "choices_separator": "\n"})
+    (prompt,) = read_prompt_source(divided, "key")
+    assert prompt.choices == ("A. stone", "B. pear")
+    assert prompt.answers == ("B. pear",)

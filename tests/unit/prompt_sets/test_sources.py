@@ -208,7 +208,8 @@ def test_a_source_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path,
 def test_a_source_that_is_not_there_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert "correct `file:`" in refusal(PromptSource(file=str(tmp_path / "absent.jsonl")))
     assert "correct `file:`" in refusal(PromptSource(file=str(tmp_path)))
-    assert "choose one of general.score" in refusal(PromptSource(packaged="unheard-of"))
+    assert "choose one of benign-general" in refusal(PromptSource(packaged="unheard-of"))
+    assert "general.score" in refusal(PromptSource(packaged="unheard-of"))
     assert "not installed" in refusal(PromptSource(package="no-such-package-anywhere", file="a.jsonl"))
     keyed = put(tmp_path, "set.yaml", "seeds: []\n").model_copy(update={"rows": "prompts"})
     assert "has no key 'prompts' (it holds: seeds)" in refusal(keyed)

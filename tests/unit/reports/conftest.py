@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.evaluations.schema import CURVE_SCHEMA, METRICS_SCHEMA, SAMPLES_SCHEMA
+from cnt_pipeline.evaluations.needed import write_needed
+from cnt_pipeline.evaluations.schema import FRONTIER_SCHEMA, METRICS_SCHEMA, SAMPLES_SCHEMA, STABILITY_SCHEMA
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin
 from cnt_pipeline.study.schema import KINDS, Accept, Function, Method
@@ -36,6 +37,7 @@ def metric_row(subject: str, metric: str, value: float, **changes: Any) -> dict[
     given = {
         "subject": subject,
         "metric": metric,
+        "source": "",
         "value": value,
         "low": low,
         "high": high,
@@ -83,15 +85,32 @@ def _samples() -> pl.DataFrame:
     return samples_frame(rows)
 
 
-def _curve() -> pl.DataFrame:
-    rows = []
-    for series, reached in (("transplant", 1.0), ("ranking", 1.0), ("random", 0.0), ("largest_delta", 0.2)):
-        for budget in (1,) if series == "transplant" else (1, 2):
-            recovery = {"recovery": reached, "low": reached - 0.1, "high": reached, "function": reached}
-            size = {"neurons": 4 * budget, "parameters": 64 * budget, "share": 0.01 * budget}
-            cost = {"misfire": None, "utility": 1.0} if series == "random" else {"misfire": 0.0, "utility": 0.99}
-            rows.append({"series": series, "variant": 0} | size | recovery | cost)
-    return _frame(rows, CURVE_SCHEMA)
+def _frontier() -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for series, effect, weight, reached in (
+        ("transplant", "path", 0.5, 1.0), ("effect", "path", 0.5, 1.0), ("effect", "path", 0.0, 0.9),
+        ("effect", "gradient", 0.5, 0.6), ("random", None, None, 0.0), ("largest_delta", None, None, 0.2),
+        ("whole_donor", None, None, 1.0),
+    ):  # fmt: skip
+        for budget in (1,) if series in ("transplant", "whole_donor") else (1, 2):
+            for variant in (0, 1, None) if series == "random" else (None,):
+                name = {"series": series, "effect": effect, "lookalike_weight": weight, "variant": variant, "eta": 1.0}
+                size = {"neurons": 4 * budget, "parameters": 64 * budget, "share": 0.01 * budget}
+                recovery = {"recovery": reached, "low": reached - 0.1, "high": reached, "function": reached}
+                cost = {"misfire": None, "utility": None} if series == "random" else {"misfire": 0.0, "utility": 0.99}
+                rows.append(name | size | recovery | cost | {"selection": None, "coherence": None})
+    return _frame(rows, FRONTIER_SCHEMA)
+
+
+def _stability() -> pl.DataFrame:
+    about = {"effect": "path", "lookalike_weight": 0.5, "resamples": 20}
+    rows = [
+        about | {"measure": "overlap", "share": share, "neurons": count, "mean": 0.8, "low": 0.7, "high": 0.9,
+                 "chance": count / 32}
+        for share, count in ((0.005, 2), (0.01, 4), (0.04, 16))
+    ]  # fmt: skip
+    overall = {"measure": "spearman", "share": None, "neurons": 32, "mean": 0.97, "low": 0.9, "high": 0.99, "chance": 0}
+    return _frame([*rows, about | overall], STABILITY_SCHEMA)
 
 
 def _trials() -> pl.DataFrame:
@@ -135,8 +154,10 @@ def _neurons() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 @pytest.fixture
-def make_material() -> MakeMaterial:
+def make_material(tmp_path_factory: pytest.TempPathFactory) -> MakeMaterial:
     """Builds the material of a passing study; keywords replace fields."""
+
+    tmp_path = tmp_path_factory.mktemp("needed")
 
     def make(**changes: Any) -> Material:
         ranking, plan = _neurons()
@@ -185,7 +206,11 @@ def make_material() -> MakeMaterial:
                 + [metric_row(s, "utility", 0.99) for s in SUBJECTS]
             ),
             "samples": _samples(),
-            "curve": _curve(),
+            "by_source": metrics_frame([]),
+            "seen": frozenset({"asked.jsonl"}),
+            "frontier": _frontier(),
+            "needed": write_needed(_frontier().to_dicts(), tmp_path),
+            "stability": _stability(),
             "verdict": {
                 "verdict": "pass", "sentence": "Every quality gate holds.", "recovery": 1.0,
                 "checks": [

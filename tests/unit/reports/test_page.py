@@ -6,12 +6,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.prompt_sets.schema import Prompt
-from cnt_pipeline.reports.material import SUBJECTS, Material, Model
+from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Recipe
 from cnt_pipeline.reports.page import CARD, REPORT, write_page
 from cnt_pipeline.study.schema import KINDS, Function, Method
 from cnt_pipeline.transplants.methods import resolve
@@ -158,8 +159,96 @@ def test_a_first_order_effect_is_not_asked_to_add_up(make_material: MakeMaterial
     assert "gap 40.0\u00a0%" in written(make_material(completeness=gap), tmp_path)[0]
 
 
-@pytest.mark.parametrize("missing", ["ranking", "random"])
-def test_a_curve_without_a_series_still_draws(make_material: MakeMaterial, tmp_path: Path, missing: str) -> None:
-    curve = make_material().curve
-    page, _ = written(replace(make_material(), curve=curve.filter(curve["series"] != missing)), tmp_path)
-    assert "Recovery against parameters moved" in page
+@pytest.mark.parametrize("missing", ["effect", "random", "whole_donor"])
+def test_a_frontier_without_a_series_still_draws(make_material: MakeMaterial, tmp_path: Path, missing: str) -> None:
+    frontier = make_material().frontier
+    page, _ = written(replace(make_material(), frontier=frontier.filter(frontier["series"] != missing)), tmp_path)
+    assert "Recovery and utility against parameters moved" in page
+
+
+def test_the_frontier_names_its_series_and_says_what_each_needs(make_material: MakeMaterial, tmp_path: Path) -> None:
+    page = written(make_material(), tmp_path)[0].replace("\u00a0", " ")
+    for name in (
+        "top of the path ranking, lambda 0.5", "top of the path ranking, lambda 0", "top of the gradient ranking",
+        "neurons of the largest delta", "the whole donor", "candidates of the search",
+    ):  # fmt: skip
+        assert f"</svg>{name}</li>" in page
+    assert "recovers 100.0 % with 1.00 % of all parameters, fewer than any control needs" in page
+    assert "random neurons do not reach that with 2.00 %" in page
+    assert '<th scope="row">random neurons</th><td class="n">not reached<small>up to 2.00 %</small></td>' in page
+    assert "drawn 2 times at every budget" in page and "80 % of the best 4 neurons of the path ranking (1.00 %" in page
+
+
+def test_a_control_that_may_need_less_is_a_caution(make_material: MakeMaterial, tmp_path: Path) -> None:
+    needed = dict(make_material().needed) | {"fewer_than_controls": False}
+    page, _ = written(make_material(needed=needed), tmp_path)
+    assert "a control was not seen to need more parameters" in page
+    assert "not fewer than every control" in page
+
+
+def test_sources_have_a_table_that_names_what_was_not_seen_before(make_material: MakeMaterial, tmp_path: Path) -> None:
+    from .conftest import metric_row, metrics_frame
+
+    rows = [
+        metric_row(subject, "refusal", value, source=source, n=20)
+        for subject in SUBJECTS
+        for source, value in (("asked.jsonl", 0.9), ("<other>.yaml", 0.7))
+    ]
+    page, card = written(make_material(by_source=metrics_frame(rows)), tmp_path)
+    assert "By source of the prompts" in page and "By source" not in written(make_material(), tmp_path)[0]
+    seen, unseen = page.split('<th scope="row">asked.jsonl')[1], page.split('<th scope="row">&lt;other&gt;.yaml')[1]
+    assert seen.startswith("</th>") and unseen.startswith("<small><b>not seen in scoring or selection</b></small>")
+    assert "70.0\u00a0%<small>69.0 to 71.0</small>" in unseen
+    assert "| \\<other\\>.yaml (not seen in scoring or selection) | 70.0 % (69.0 to 71.0) |" in card
+
+
+def test_a_made_donor_shows_its_recipe_and_training(make_material: MakeMaterial, tmp_path: Path) -> None:
+    keys = {
+        "from": "lora_sft", "base": "target", "rank": 16, "modules": None, "learning_rate": 2e-4,
+        "lessons": [
+            {"prompts": ["function"], "answers": ["I cannot <b>help</b>."], "share": 1.0},
+            {"prompts": ["lookalike", "utility"], "answers": "own", "share": 2.0},
+        ],
+    }  # fmt: skip
+    training = pl.DataFrame({"step": list(range(100)), "loss": [3.0 / (1 + n) for n in range(100)]})
+    page, _ = written(make_material(recipes=[Recipe("donor", keys, training)]), tmp_path)
+    assert "How the donor was made" in page and "the study's target" in page
+    assert "Function prompts with 1 answer in turn (“I cannot &lt;b&gt;help&lt;/b&gt;.”), weight 1." in page
+    assert "Look-alike and general prompts with the base model&#39;s own answers, weight 2." in page
+    assert "Training of donor" in page and '<th scope="row">learning rate</th><td>0.0002</td>' in page
+    assert parsed(page).misplaced == []
+
+
+def test_a_stress_test_says_so_in_its_title_and_first_words(make_material: MakeMaterial, tmp_path: Path) -> None:
+    page, card = written(make_material(stress_test=True), tmp_path)
+    assert "<h1>Stress test: refusal" in page
+    for text in (page, card):
+        assert "how robust it is" in text and "cnt export refuses it" in text
+    assert "not for use or for sharing" in card
+    assert "Stress test" not in "".join(written(make_material(), tmp_path))
+
+
+def test_amplitudes_of_their_own_are_shown_by_their_range(make_material: MakeMaterial, tmp_path: Path) -> None:
+    amplitude = {"min": 0.5, "median": 2.25, "max": 11.5}
+    chosen = make_material().selection | {"eta": None, "amplitude": amplitude, "units": ["row"]}
+    page, card = written(make_material(selection=chosen), tmp_path)
+    assert "Transferring (amplitudes 0.5 to 12)" in page and "median 2.2" in page
+    assert "eta: null" in card and "over single neurons" in page
+
+
+def test_models_without_a_shared_ancestor_are_a_caution_with_the_number(
+    make_material: MakeMaterial, tmp_path: Path
+) -> None:
+    ancestry = {"median_cosine": 0.034, "share_low": 0.97, "shared": False}
+    page, _ = written(make_material(comparison=make_material().comparison | {"ancestry": ancestry}), tmp_path)
+    assert "no shared ancestor" in page and "is 0.03," in page
+    related = make_material().comparison | {"ancestry": ancestry | {"shared": True}}
+    assert "no shared ancestor" not in written(make_material(comparison=related), tmp_path)[0]
+
+
+def test_a_method_that_measures_no_effect_on_the_loss_has_nothing_to_add_up(
+    make_material: MakeMaterial, tmp_path: Path
+) -> None:
+    contrast = resolve(Method(effect="contrast"))
+    page, _ = written(make_material(completeness={}, method=contrast), tmp_path)
+    assert "compares activations" in page

@@ -1,7 +1,7 @@
 """A study file is read whole or refused with one sentence `file:key: reason`; what it leaves out has known defaults."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,7 +11,7 @@ from cnt_pipeline.errors import StudyError
 from cnt_pipeline.measures.metrics import METRICS, metrics_of
 from cnt_pipeline.study.fingerprint import canonical_json, fingerprint
 from cnt_pipeline.study.load import load_study
-from cnt_pipeline.study.schema import KINDS, SPLITS, Block, Study
+from cnt_pipeline.study.schema import KINDS, SPLITS, Block, Lesson, LoraSft, Models, PromptSource, Study
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MINIMAL = """
@@ -50,23 +50,30 @@ def prompts(**source: Any) -> str:
 
 
 DEFAULTS: dict[str, Any] = {
+    "purpose": "transplant",
+    "donors": (),
+    "match": "index",
     "function.direction": "add",
     "function.metric": None,
+    "models.target.kind": None,
     "models.target.revision": None,
-    "prompts.function.columns.text": "text",
-    "prompts.function.columns.messages": None,
-    "prompts.function.columns.prefix": "prefix",
-    "prompts.function.columns.answers": "answers",
-    "prompts.function.columns.choices": "choices",
-    "prompts.function.subset": "train",
-    "prompts.function.where": {},
-    "prompts.function.rows": None,
-    "prompts.function.take": None,
+    "prompts.function.0.columns.text": "text",
+    "prompts.function.0.columns.messages": None,
+    "prompts.function.0.columns.prefix": "prefix",
+    "prompts.function.0.columns.answers": "answers",
+    "prompts.function.0.columns.choices": "choices",
+    "prompts.function.0.columns.choices_separator": None,
+    "prompts.function.0.subset": "train",
+    "prompts.function.0.where": {},
+    "prompts.function.0.rows": None,
+    "prompts.function.0.take": None,
     "prompts.selection.function": None,
     "prompts.test.utility": None,
     "prompts.split.score": 0.4,
     "prompts.split.selection": 0.3,
     "prompts.split.test": 0.3,
+    "prompts.split.train": 0.0,
+    "prompts.train.function": None,
     "generation.max_new_tokens": 32,
     "generation.system": None,
     "method.name": "cnt",
@@ -83,7 +90,12 @@ DEFAULTS: dict[str, Any] = {
     "probes": (),
     "probe_tokens": "response",
     "controls.random_seeds": 5,
-    "controls.curve": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "frontier.effects": (),
+    "frontier.budgets": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    "frontier.eta": (1.0,),
+    "frontier.lookalike_weight": None,
+    "frontier.random_seeds": 3,
+    "frontier.resamples": 20,
     "evaluate": ("refusal", "over_refusal", "coherence", "utility"),
     "accept.recovery": 0.95,
     "accept.over_refusal": 0.03,
@@ -95,6 +107,8 @@ DEFAULTS: dict[str, Any] = {
     "run.batch_size": 32,
     "run.threads": None,
     "run.device": "cpu",
+    "run.checkpointing": False,
+    "run.donor_memory": "keep",
 }
 
 
@@ -102,7 +116,7 @@ DEFAULTS: dict[str, Any] = {
 def test_what_a_study_leaves_out_has_its_documented_default(tmp_path: Path, key: str) -> None:
     value: Any = load(tmp_path)
     for part in key.split("."):
-        value = getattr(value, part)
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
     assert value == DEFAULTS[key]
 
 
@@ -111,15 +125,21 @@ def blocks(model: type[Block] = Study, seen: set[type[Block]] | None = None) -> 
     if model not in seen:
         seen.add(model)
         for field in model.model_fields.values():
-            for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-                if isinstance(inner, type) and issubclass(inner, Block):
-                    blocks(inner, seen)
+            for inner in named_in(field.annotation):
+                blocks(inner, seen)
     return seen
+
+
+def named_in(annotation: Any) -> list[type[Block]]:
+    """Blocks in an annotation, through unions and lists."""
+    if isinstance(annotation, type) and issubclass(annotation, Block):
+        return [annotation]
+    return [block for inner in get_args(annotation) for block in named_in(inner)]
 
 
 def test_every_key_of_every_block_says_what_it_means() -> None:
     found = blocks()
-    assert len(found) >= 12
+    assert {LoraSft, Lesson, PromptSource, Models} <= found
     silent = [f"{b.__name__}.{n}" for b in found for n, field in b.model_fields.items() if not field.description]
     assert silent == []
 
@@ -127,7 +147,8 @@ def test_every_key_of_every_block_says_what_it_means() -> None:
 @pytest.mark.parametrize("block", sorted(blocks(), key=lambda b: b.__name__), ids=lambda b: b.__name__)
 def test_every_block_is_frozen_and_refuses_unknown_keys(block: type[Block]) -> None:
     assert block.model_config["frozen"] is True
-    assert block.model_config["extra"] == "forbid"
+    # Further models have names of their own; what they hold is checked like the rest.
+    assert block.model_config["extra"] == ("allow" if block is Models else "forbid")
 
 
 def test_a_loaded_study_cannot_be_changed(tmp_path: Path) -> None:
@@ -149,7 +170,7 @@ def test_relative_paths_are_relative_to_the_study_file_and_not_to_the_working_fo
     assert study.models.target.path.resolve() == tmp_path / "models/helpful"
     assert study.models.target.path.is_absolute()
     assert study.models.donor.path == Path("/far/aligned")
-    assert study.prompts.function.file == str(tmp_path / "studies/harmful.jsonl")
+    assert study.prompts.function[0].file == str(tmp_path / "studies/harmful.jsonl")
 
 
 def test_sets_of_their_own_for_selection_and_test_are_found_and_made_absolute(tmp_path: Path) -> None:
@@ -157,7 +178,7 @@ def test_sets_of_their_own_for_selection_and_test_are_found_and_made_absolute(tm
     document["prompts"]["selection"] = {"function": {"file": "s.jsonl"}}
     document["prompts"]["test"] = {"utility": {"file": "~/t.jsonl"}}
     found = load(tmp_path, yaml.safe_dump(document)).prompts
-    own = {(s, k): source.file for s in SPLITS for k in KINDS if (source := found.source(s, k)) is not None}
+    own = {(s, k): source.file for s in SPLITS for k in KINDS for source in found.source(s, k)}
     assert own == {
         ("score", "function"): str(tmp_path / "harmful.jsonl"),
         ("score", "lookalike"): str(tmp_path / "benign.jsonl"),
@@ -169,14 +190,15 @@ def test_sets_of_their_own_for_selection_and_test_are_found_and_made_absolute(tm
 
 def test_a_file_inside_a_package_stays_as_written(tmp_path: Path) -> None:
     study = load(tmp_path, prompts(package="cnt_pipeline", file="demo/prompts/harmful.score.jsonl"))
-    assert study.prompts.function.file == "demo/prompts/harmful.score.jsonl"
+    assert study.prompts.function[0].file == "demo/prompts/harmful.score.jsonl"
 
 
 def test_yaml_anchors_and_merged_blocks_may_be_used(tmp_path: Path) -> None:
     text = MINIMAL.replace("{file: harmful.jsonl}", "&set {file: harmful.jsonl, take: 3}")
     text = text.replace("{file: benign.jsonl}", "{<<: *set, file: other.jsonl}")
     study = load(tmp_path, text)
-    assert (study.prompts.lookalike.file, study.prompts.lookalike.take) == (str(tmp_path / "other.jsonl"), 3)
+    (lookalike,) = study.prompts.lookalike
+    assert (lookalike.file, lookalike.take) == (str(tmp_path / "other.jsonl"), 3)
 
 
 def test_lambda_and_mu_may_be_written_by_letter_or_by_name(tmp_path: Path) -> None:
@@ -189,8 +211,8 @@ def test_lambda_and_mu_may_be_written_by_letter_or_by_name(tmp_path: Path) -> No
 def test_the_metric_of_a_function_follows_from_its_name_or_is_written(tmp_path: Path) -> None:
     assert load(tmp_path).function.measured_by == "refusal"
     assert load(tmp_path, changed(function={"name": "bias"})).function.measured_by == "pronoun_gap"
-    mine = load(tmp_path, changed(function={"name": "mine", "metric": "refusal", "direction": "delete"})).function
-    assert (mine.measured_by, mine.sign) == ("refusal", -1)
+    mine = load(tmp_path, changed(function={"name": "mine", "metric": "pronoun_gap", "direction": "delete"})).function
+    assert (mine.measured_by, mine.sign) == ("pronoun_gap", -1)
 
 
 def test_a_bom_and_windows_line_ends_are_no_fault(tmp_path: Path) -> None:
@@ -201,7 +223,7 @@ def test_a_bom_and_windows_line_ends_are_no_fault(tmp_path: Path) -> None:
 
 FAULTS: dict[str, tuple[str, str, str]] = {
     "unknown key with a hint": (changed(metod={"name": "cnt"}), "metod", "did you mean 'method'?"),
-    "unknown key without a hint": (changed(zzz=1), "zzz", "known keys here: study, function"),
+    "unknown key without a hint": (changed(zzz=1), "zzz", "known keys here: study, purpose"),
     "unknown nested key": (prompts(file="a.jsonl", tak=3), "prompts.function.tak", "did you mean 'take'?"),
     "missing key": (changed(function=...), "function", "this key is required; add it"),
     "missing nested key": (changed(models={"target": {"path": "a"}}), "models.donor", "required"),
@@ -217,9 +239,26 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "list where a block belongs": (changed(models=["a", "b"]), "models", "must be a block of keys"),
     "value where a list belongs": (changed(method={"eta": 2}), "method.eta", "must be a list"),
     "empty list of amplitudes": (changed(method={"eta": []}), "method.eta", "at least one value"),
+    "budget above everything": (changed(frontier={"budgets": [0.1, 1.5]}), "frontier.budgets.1", "than or equal to 1"),
+    "budget twice": (changed(frontier={"budgets": [0.1, 0.1]}), "frontier.budgets", "each value once"),
+    "no budget": (changed(frontier={"budgets": []}), "frontier.budgets", "at least one value"),
+    "effect that is none": (changed(frontier={"effects": ["size"]}), "frontier.effects.0", "'path', 'gradient' or"),
+    "look-alike weight that is not scored": (
+        changed(frontier={"lambda": [0.25]}), "study", "frontier.lambda names 0.25, but the neurons are scored at 0,",
+    ),
     "repeated amplitude": (changed(method={"eta": [1, 1.0]}), "method.eta", "each once"),
     "unknown choice": (changed(dtype="float64"), "dtype", "'float32', 'bfloat16' or 'float16'"),
     "unknown probe": (changed(probes=["logits"]), "probes.0", "'activation' or 'hidden_state'"),
+    "refusal deleted outside a stress test": (
+        changed(function={"name": "refusal", "direction": "delete"}), "study", "write `purpose: stress_test`",
+    ),
+    "refusal deleted under another name": (
+        changed(function={"name": "mine", "metric": "refusal", "direction": "delete"}), "study", "stress test alone",
+    ),
+    "unknown purpose": (changed(purpose="attack"), "purpose", "'transplant' or 'stress_test'"),
+    "unknown donor": (changed(donors=["nobody"]), "study", "'nobody', which is no donor"),
+    "target as its own donor": (changed(donors=["target"]), "study", "choose among donor"),
+    "donor listed twice": (changed(donors=["donor", "donor"]), "study", "list each once"),
     "unknown function": (changed(function={"name": "truth"}), "function", "add `metric: refusal`"),
     "top_k without count": (changed(method={"selection": "top_k"}), "method", "needs `count:`"),
     "top_fraction without share": (changed(method={"selection": "top_fraction"}), "method", "needs `fraction:`"),

@@ -1,0 +1,118 @@
+"""NTRR: how far the donor's best neurons bring the target at a fixed budget (methods section 1, [I]).
+
+    NTRR_b = (G(T with the best b of D) - G(T)) / (G(D) - G(T))
+
+The published diagnostic of this name for choosing a donor was never expanded: this definition is ours. Needs no torch
+until the gated model is asked.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.measures.intervals import CONFIDENCE, RESAMPLES, Estimate
+from cnt_pipeline.measures.metrics import METRICS
+from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.study.schema import Accept, Function
+
+if TYPE_CHECKING:
+    from cnt_pipeline.transplants.select.candidates import Indices, Space
+    from cnt_pipeline.transplants.select.judge import Judge
+
+BUDGET = 0.0024
+"""Share of all parameters that move: the largest budget of the published transfers."""
+FILE = "ntrr.json"
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Means of the function metric on selection prompts; `distance` is `G(D) - G(T)`."""
+
+    target: float
+    donor: float
+    distance: float
+
+    def admits(self, accept: Accept) -> bool:
+        """Whether the donor leads by the study's margin."""
+        return self.distance >= accept.donor_margin - ROUNDING
+
+
+def lead_of(
+    function: Function, prompts: Sequence[Prompt], target: Sequence[Completion], donor: Sequence[Completion]
+) -> Lead:
+    """How far a donor leads the target on the prompts that the metric can judge."""
+    means = [float(np.mean(_scores(function, prompts, rows))) for rows in (target, donor)]
+    return Lead(means[0], means[1], function.sign * (means[1] - means[0]))
+
+
+def inadmissible(lead: Lead, function: Function, accept: Accept) -> str:
+    """Why a donor is not admitted, in a sentence."""
+    side = "above" if function.direction == "add" else "below"
+    return (
+        f"not admissible: on selection prompts its {function.measured_by} is {lead.donor:.2f} and the target's "
+        f"{lead.target:.2f}, but it must lie at least {accept.donor_margin:.2f} {side}"
+    )
+
+
+def recovered(sign: int, target: Sequence[float], donor: Sequence[float], new: Sequence[float], seed: int) -> Estimate:
+    """The share of the distance that is covered, with a paired bootstrap interval over prompts.
+
+    Every resample draws prompts and takes all three models' values on them; `[prompts]` each, in one order.
+    """
+    ours, theirs, moved = (np.asarray(values, dtype=np.float64) for values in (target, donor, new))
+    draws = np.random.default_rng(seed).integers(len(ours), size=(RESAMPLES, len(ours)))
+    gain = (sign * (moved - ours))[draws].mean(1)
+    distance = (sign * (theirs - ours))[draws].mean(1)
+    # A resample in which the donor leads by nothing has no share to speak of.
+    shares = gain[distance > 0] / distance[distance > 0]
+    low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    value = sign * float((moved - ours).mean()) / (sign * float((theirs - ours).mean()))
+    return Estimate(value, float(low), float(high), len(ours))
+
+
+def write_ntrr(
+    judge: "Judge",
+    space: "Space",
+    order: "Indices",
+    share: float,
+    function: Function,
+    rows: tuple[Sequence[Completion], Sequence[Completion]],
+    seed: int,
+    folder: Path,
+) -> Mapping[str, Any]:
+    """Write and return `ntrr.json`: plain copies of the best of `order` within `share` of all parameters.
+
+    `rows`: what target and donor said on the function prompts.
+    """
+    from cnt_pipeline.models.teacher import device_of
+
+    chosen = space.top_within(order, round(share * space.total_parameters))
+    outcome, values = judge.outcome_and_scores(space.gates(chosen, 1.0, device_of(judge.swap.model)))
+    prompts = judge.sets["function"].prompts
+    target, donor = (_scores(function, prompts, said) for said in rows)
+    parameters = space.parameters(chosen)
+    document = {
+        "budget": share,
+        "neurons": len(chosen),
+        "parameters": parameters,
+        "share": parameters / space.total_parameters,
+        "ntrr": recovered(function.sign, target, donor, values, seed)._asdict(),
+        "target": asdict(judge.baselines.target),
+        "donor": asdict(judge.baselines.donor),
+        "transplant": asdict(outcome),
+    }
+    (folder / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document
+
+
+def _scores(function: Function, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> list[float]:
+    """The function metric on every prompt that it can judge, which does not depend on the answer."""
+    scorer = SCORERS[METRICS[function.measured_by].scorer][0]
+    return [v for v in (scorer(p, c) for p, c in zip(prompts, rows, strict=True)) if v is not None]

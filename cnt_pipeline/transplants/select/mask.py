@@ -1,0 +1,69 @@
+"""`mask` [I]: one gate per unit, learned with frozen weights under a rising price; the logits are the order.
+
+    g = sigmoid(2 l),  minimise  NLL(y_D | P_f) + NLL(y_T | P_u and P_n) + price(t) * sum(g * parameters) / all
+
+The price rises linearly. What a set is worth shows only with hard gates on prompts that it was not learned on, so
+the open gates (`l > 0`) are judged now and then on the way, with amplitude 1 on the open and 0 elsewhere; the logits
+of the last time that they held are the order along which `bisect` goes on.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cnt_pipeline.models.gates import GatedSwap
+from cnt_pipeline.models.teacher import device_of
+from cnt_pipeline.transplants.select.layout import CandidateGates
+from cnt_pipeline.transplants.select.learn import Curve, GateTrainer, Term
+from cnt_pipeline.transplants.select.search import Found, Search
+from cnt_pipeline.transplants.select.settings import LearnSettings
+
+_LOOKS = 10
+"""How often the open gates are judged on the way."""
+_PATIENCE = 2
+"""Judgements in a row that may fail, once one held, before the training ends."""
+
+
+def mask(
+    search: Search, swap: GatedSwap, terms: Sequence[Term], settings: LearnSettings, seed: int, batch_size: int
+) -> tuple[Found, Curve]:
+    """Learn an order over the candidates of the search's first order, then bisect along it with hard gates."""
+    weight, order = next(iter(search.orders.items()))
+    space = search.space
+    candidates = order.within(space, round(settings.candidates * space.total_parameters))
+    device = device_of(swap.model)
+    share = torch.from_numpy(candidates.sums(space.sizes) / space.total_parameters).float().to(device)
+    trainer = GateTrainer(
+        swap,
+        terms,
+        CandidateGates(swap, space, candidates),
+        lambda logits: torch.sigmoid(2 * logits),
+        torch.full((len(candidates),), settings.start, device=device),
+        rate=settings.rate,
+        seed=seed,
+        batch_size=batch_size,
+        price=lambda gates, progress: settings.price * progress * (gates * share).sum(),
+        report=search.report,
+        what="learning a mask",
+    )
+    learned = candidates
+    held = False
+    eta = min(search.method.eta)
+    failed = 0
+    for part in np.array_split(np.arange(settings.steps), min(_LOOKS, settings.steps)):
+        trainer.train(len(part), int(part[0]), settings.steps)
+        logits = trainer.free.detach().cpu().numpy()
+        opened = int((logits > 0).sum())
+        now = candidates.sorted_by(logits)
+        if opened and search.attempt("mask", now.first(opened), eta, weight).holds:
+            learned, held, failed = now, True, 0
+        elif held:
+            failed += 1
+        else:
+            learned = now
+        if failed > _PATIENCE:
+            break
+    # The units that were no candidates come last, so that the search can reach every unit.
+    search.orders = {weight: learned.followed_by(order.pick(np.arange(len(candidates), len(order))))}
+    return search.bisect(), trainer.curve

@@ -1,0 +1,170 @@
+"""The frontier asks the judge about rankings and controls at every budget, and says what each needs."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
+from cnt_pipeline.evaluations.needed import Needed, needed
+from cnt_pipeline.evaluations.schema import FRONTIER, NEEDED, WORTH_ASKING
+from cnt_pipeline.models.architecture import Matrix
+from cnt_pipeline.transplants.select.candidates import Indices, Space
+from cnt_pipeline.transplants.select.judge import Baselines, Outcome
+
+MATRIX = Matrix(
+    layer=0, family="gate", tensor="w", module="m", side="row", axis=0, positions=np.arange(200), bias=None, width=10
+)
+SPACE = Space.of(SimpleNamespace(matrices=(MATRIX,)), 2_000)  # type: ignore[arg-type]
+PROMPTS = 40
+BEST, WORST = np.arange(200), np.arange(200)[::-1].copy()
+BUDGETS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+class Judge:
+    """Each of the first 100 neurons is worth a hundredth of the function; harm is asked where it is worth it."""
+
+    metric = "refusal"
+
+    def __init__(self, sign: int = 1) -> None:
+        low, high = Outcome(0.0, 0.0, 1.0, 1.0), Outcome(1.0, 0.0, 1.0, 1.0)
+        self.baselines = Baselines(low, high, 1) if sign == 1 else Baselines(high, low, -1)
+        self.sign = sign
+        self.swap = SimpleNamespace(model=torch.nn.Linear(1, 1))
+        self.asked: list[bytes] = []
+
+    def outcome_and_scores(
+        self, gates: Mapping[tuple[int, str], torch.Tensor], enough: float | None = None
+    ) -> tuple[Outcome, list[float]]:
+        gate = gates[0, "gate"]
+        self.asked.append(gate.numpy().tobytes())
+        share = int((gate[:100] > 0).sum()) / 100
+        moved = round(share * PROMPTS)
+        values = [1.0] * moved + [0.0] * (PROMPTS - moved)
+        if self.sign == -1:
+            values = [1 - value for value in values]
+        function = sum(values) / PROMPTS
+        if enough is not None and moved / PROMPTS < enough:
+            return Outcome(function), values
+        return Outcome(function, 0.1, 0.9, 1.0), values
+
+
+def chosen(neurons: Indices, eta: float | None = 1.0) -> Chosen:
+    gates = SPACE.gates(neurons, eta or 1.0, torch.device("cpu"))
+    return Chosen(neurons, gates, "bisect", "path", eta, 0.5)
+
+
+def drawn(
+    judge: Judge, folder: Path, orders: dict[Any, dict[float, Indices]] | None = None, **changes: Any
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    settings = Settings(**({"budgets": BUDGETS, "etas": (1.0,), "random_seeds": 3, "seed": 3} | changes))
+    orders = orders or {"path": {0.5: BEST}}
+    transplant = chosen(np.arange(40))
+    donor = [judge.baselines.donor.function] * PROMPTS
+    write_frontier(judge, SPACE, transplant, orders, WORST, donor, settings, folder)  # type: ignore[arg-type]
+    return pl.read_parquet(folder / FRONTIER), json.loads((folder / NEEDED).read_text())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_recovery_at_every_budget_with_its_controls(tmp_path: Path, sign: int) -> None:
+    rows, _ = drawn(Judge(sign), tmp_path)
+    assert rows["series"].unique(maintain_order=True).to_list() == [
+        "transplant", "effect", "random", "largest_delta", "whole_donor",
+    ]  # fmt: skip
+    method = rows.filter(series="effect")
+    assert method["neurons"].to_list() == [10, 20, 40, 80, 95, 113, 160]  # two more where 95 % is reached
+    assert method["recovery"].to_list() == pytest.approx([0.1, 0.2, 0.4, 0.8, 0.95, 1.0, 1.0])
+    assert (rows["low"] <= rows["recovery"]).all() and (rows["recovery"] <= rows["high"]).all()
+    assert rows.filter(series="transplant")["share"].to_list() == [0.2]
+    (donor,) = rows.filter(series="whole_donor").to_dicts()
+    assert (donor["share"], donor["recovery"]) == (1.0, 1.0)
+    shares = rows.filter(pl.col("series") != "whole_donor")
+    assert shares["share"].to_list() == pytest.approx((shares["parameters"] / 2_000).to_list())
+
+
+def test_harm_is_asked_only_where_the_function_is_half_there(tmp_path: Path) -> None:
+    rows, _ = drawn(Judge(), tmp_path)
+    lines = rows.filter(pl.col("series").is_in(["effect", "largest_delta"]))
+    asked = lines["recovery"] >= WORTH_ASKING
+    assert lines["utility"].is_not_null().to_list() == asked.to_list()
+    assert lines["coherence"].is_not_null().to_list() == asked.to_list()
+
+
+def test_random_neurons_are_matched_draws_and_a_row_that_covers_them(tmp_path: Path) -> None:
+    rows, _ = drawn(Judge(), tmp_path)
+    random = rows.filter(series="random")
+    for share, part in random.group_by("share"):
+        draws, mean = part.filter(pl.col("variant").is_not_null()), part.filter(pl.col("variant").is_null())
+        assert draws["variant"].to_list() == [0, 1, 2], share
+        assert mean["recovery"].item() == pytest.approx(draws["recovery"].to_numpy().mean())
+        assert mean["low"].item() <= draws["low"].to_numpy().mean() + 1e-12
+        assert mean["high"].item() >= draws["high"].to_numpy().mean() - 1e-12
+    assert set(random["parameters"]) <= set(rows.filter(series="effect")["parameters"])
+
+
+def test_a_series_ends_after_two_budgets_of_everything_or_nothing(tmp_path: Path) -> None:
+    budgets = (0.01, 0.02, 0.03, 0.04, 0.5, 0.6, 0.7, 0.8, 0.9)
+    rows, _ = drawn(Judge(), tmp_path, budgets=budgets, random_seeds=1)
+    method = rows.filter(series="effect")["share"].to_list()
+    assert [share for share in method if share in budgets] == [0.01, 0.02, 0.03, 0.04, 0.5, 0.6]
+    largest = rows.filter(series="largest_delta")
+    assert largest["share"].to_list() == pytest.approx([0.04, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert largest["recovery"].to_list()[:2] == [0.0, 0.0]
+
+
+def test_equal_sets_of_neurons_are_asked_about_once(tmp_path: Path) -> None:
+    judge = Judge()
+    rows, _ = drawn(judge, tmp_path, {"path": {0.5: BEST, 0.0: BEST}, "gradient": {0.0: BEST}}, random_seeds=1)
+    assert len(judge.asked) == len(set(judge.asked)) + 1  # the transplant is asked for harm whatever it reaches
+    series = rows.filter(series="effect")
+    assert len(series) == 3 * (len(BUDGETS) + 2)
+    assert set(series.select("effect", "lookalike_weight").unique().iter_rows()) == {
+        ("path", 0.5), ("path", 0.0), ("gradient", 0.0),
+    }  # fmt: skip
+
+
+def test_every_amplitude_has_rankings_and_controls(tmp_path: Path) -> None:
+    rows, _ = drawn(Judge(), tmp_path, etas=(1.0, 4.0))
+    for series in ("effect", "random", "largest_delta"):
+        assert set(rows.filter(series=series)["eta"]) == {1.0, 4.0}
+
+
+def test_a_transplant_with_amplitudes_of_its_own_is_drawn_through_its_gates(tmp_path: Path) -> None:
+    judge = Judge()
+    transplant = chosen(np.arange(60), None)
+    settings = Settings(BUDGETS, (1.0,), 1, 0)
+    write_frontier(judge, SPACE, transplant, {"path": {0.0: BEST}}, WORST, [1.0], settings, tmp_path)  # type: ignore[arg-type]
+    (row,) = pl.read_parquet(tmp_path / FRONTIER).filter(series="transplant").to_dicts()
+    assert (row["recovery"], row["eta"], row["neurons"]) == (0.6, None, 60)
+
+
+def test_parameters_needed_lie_between_the_budgets_by_their_logarithm() -> None:
+    points = [(0.01, 0.2), (0.1, 0.6), (1.0, 1.0)]
+    assert needed(points, 0.4) == Needed("between", pytest.approx(math.sqrt(0.001)))
+    assert needed(points[::-1], 0.6) == Needed("between", pytest.approx(0.1))
+    assert needed(points, 0.1) == Needed("at_most", 0.01)
+    assert needed(points[:2], 0.95) == Needed("not_reached", 0.1)
+
+
+def test_the_summary_says_whether_any_control_needs_fewer(tmp_path: Path) -> None:
+    _, document = drawn(Judge(), tmp_path)
+    assert document["fewer_than_controls"] is True
+    assert document["levels"] == [0.5, 0.8, 0.9, 0.95, 0.4]
+    by_series = {entry["series"]: entry["needed"] for entry in document["series"]}
+    assert by_series["effect"][-1] == {"how": "between", "share": pytest.approx(0.2)}
+    assert by_series["largest_delta"][-1]["share"] > 0.5
+    better, worse = tmp_path / "better", tmp_path / "worse"
+    better.mkdir(), worse.mkdir()
+    transplant = chosen(np.arange(60, 160))
+    settings = Settings(BUDGETS, (1.0,), 3, 3)
+    document = dict(
+        write_frontier(Judge(), SPACE, transplant, {"path": {0.0: WORST}}, BEST, [1.0], settings, worse)  # type: ignore[arg-type]
+    )
+    assert document["fewer_than_controls"] is False
