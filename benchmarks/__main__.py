@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-SCRIPTS = ("ranking_query", "cache_write", "transplant_time", "transplant_sha256_time", "transplant_memory")
+SCRIPTS = (
+    "ranking_query", "cache_write", "activation_probe", "effect_path", "probe_memory", "transplant_time",
+    "transplant_sha256_time", "transplant_memory",
+)  # fmt: skip
 
 
 def main() -> int:

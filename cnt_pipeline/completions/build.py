@@ -10,6 +10,7 @@ from torch import nn
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models import generate, teacher
+from cnt_pipeline.models.reading import continuation_logliks
 from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.prompt_sets.schema import Prompt
@@ -101,13 +102,7 @@ def complete(
 
 def choice_logliks(model: nn.Module, encoded: EncodedSet, batch_size: int) -> list[tuple[float, ...]]:
     """Summed log-likelihood of every choice, a tuple per prompt."""
-    examples = [
-        Example(tokens + choice, len(tokens))
-        for tokens, choices in zip(encoded.tokens, encoded.choices, strict=True)
-        for choice in choices
-    ]
-    values = iter(teacher.answer_nll(model, examples, batch_size, mean=False))
-    return [tuple(-next(values) for _ in choices) for choices in encoded.choices]
+    return continuation_logliks(model, encoded.tokens, encoded.choices, batch_size)
 
 
 def _with_likelihoods(

@@ -46,10 +46,14 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is drawn: ascending shares of all parameters, amplitudes, and how many draws of random neurons."""
+    """What is drawn: ascending shares of all parameters, amplitudes, and how many draws of random neurons.
+
+    Controls are also drawn at the transplant's own amplitude: plain copies would be no match for an amplified one.
+    """
 
     budgets: tuple[float, ...]
     etas: tuple[float, ...]
+    control_etas: tuple[float, ...]
     random_seeds: int
     seed: int
 
@@ -223,6 +227,7 @@ def _lines(
         for effect, by_weight in orders.items():
             for weight, order in by_weight.items():
                 lines.append(Line("effect", eta, top(order), effect, weight))
+    for eta in settings.control_etas:
         lines += [Line("random", eta, random), Line("largest_delta", eta, top(largest))]
     return lines
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.models.teacher import device_of, pad_of
+from cnt_pipeline.models.reading import read_prompts
+from cnt_pipeline.models.teacher import device_of
 
 Messages = Sequence[tuple[str, str]]
 
@@ -79,41 +80,30 @@ def stop_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
 
 def _batch(model: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int, stop: frozenset[int]) -> list[Answer]:
     device = device_of(model)
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad_of(model), dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
+    read = read_prompts(model, prompts)
     ends = torch.tensor(sorted(stop), dtype=torch.long, device=device)
     open_rows = torch.ones(len(prompts), dtype=torch.bool, device=device)
     loglik = torch.zeros(len(prompts), dtype=torch.float64, device=device)
     produced: list[torch.Tensor] = []
     lives: list[torch.Tensor] = []
-    cache = None
-    step = ids
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    for _ in range(max_new_tokens):
-        out = model(
-            input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        cache = out.past_key_values
-        scores = out.logits[:, -1].float().log_softmax(-1)
-        best, chosen = scores.max(-1)
+    logits, mask, lengths = read.logits, read.mask, read.mask.sum(-1, keepdim=True)
+    for step in range(max_new_tokens):
+        best, chosen = logits.float().log_softmax(-1).max(-1)
         loglik += torch.where(open_rows, best, 0).double()
         produced.append(chosen)
         lives.append(open_rows)
         open_rows = open_rows & ~torch.isin(chosen, ends)
-        if not bool(open_rows.any()):
+        if step + 1 == max_new_tokens or not bool(open_rows.any()):
             break
-        step = chosen.unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
-        positions = positions[:, -1:] + 1
+        out = model(
+            input_ids=chosen.unsqueeze(1), attention_mask=mask, position_ids=lengths + step,
+            past_key_values=read.cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        logits = out.logits[:, -1]
     tokens = torch.stack(produced, 1).tolist()
-    lengths = torch.stack(lives, 1).sum(1).tolist()
+    counts = torch.stack(lives, 1).sum(1).tolist()
     return [
-        Answer(tuple(row[:length]), score, not still_open)
-        for row, length, score, still_open in zip(tokens, lengths, loglik.tolist(), open_rows.tolist(), strict=True)
+        Answer(tuple(row[:count]), score, not still_open)
+        for row, count, score, still_open in zip(tokens, counts, loglik.tolist(), open_rows.tolist(), strict=True)
     ]

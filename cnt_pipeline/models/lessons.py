@@ -50,7 +50,8 @@ def encode_lessons(
     """The examples of every lesson of `recipe`, in the order of the prompts.
 
     `base` gives the model that answers where the answers are its `own`; it is asked once for every prompt. Answers are
-    cut after `max_tokens`, the lesson's or else the recipe's; one that is not cut ends with the closing token. `longest` is the model's context.
+    cut after `max_tokens`, the lesson's or else the recipe's; one that is not cut ends with the closing token.
+    `longest` is the model's context.
 
     Raises:
         InputError: a prompt without the reference answer that it is to be taught, or too long for the context.

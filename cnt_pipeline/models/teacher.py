@@ -63,7 +63,8 @@ def make_batch(examples: Sequence[Example], members: Sequence[int], device: torc
 def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits `[scored tokens, vocabulary]` at the scored positions only, in float32.
 
-    They come back to the batch's device, wherever the head lies. It runs on those positions alone: logits of whole sequences cost a fifth of a forward pass and most memory.
+    They come back to the batch's device, wherever the head lies. It runs on those positions alone: logits of whole
+    sequences cost a fifth of a forward pass and most memory.
     """
     body = model.base_model(  # type: ignore[operator]
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False

@@ -17,18 +17,18 @@ class Prompt:
     """One prompt with its reference answers.
 
     `messages` is the conversation up to the assistant's turn, as (role, content) pairs; `prefix` is the start of the
-    answer that every model is given; `choices` are continuations compared by likelihood; `answers` are matched with what
-    a model says, while `reference`, a good answer in free text, only has its likelihood measured.
+    answer that every model is given; `choices` are continuations compared by likelihood; `answers` are matched with
+    what a model says, while `reference`, a good answer in free text, only has its likelihood measured.
     """
 
     id: str
     messages: tuple[tuple[str, str], ...]
     prefix: str = ""
     answers: tuple[str, ...] = ()
-    reference: str = ""
     choices: tuple[str, ...] = ()
     source: str = ""
     row: int = 0
+    reference: str = ""
 
     @property
     def first_answer(self) -> str:

@@ -70,6 +70,7 @@ def _view(material: Material) -> dict[str, Any]:
         "effects": material.frontier["effect"].drop_nulls().n_unique(),
         "draws": max(material.frontier["variant"].n_unique() - 1, 1),
         "worth_asking": WORTH_ASKING,
+        "amplified": _drawn_at(material) if material.selection["eta"] != 1 else "",
         "needed": frontier.needed_rows(material),
         "needed_levels": frontier.levels(material),
         "needed_conclusion": frontier.conclusion(material),
@@ -128,6 +129,12 @@ def _amplitude_note(material: Material) -> str:
             f"one for every neuron, median {chosen['amplitude']['median']:.2g}: target + amplitude × (donor − target)"
         )
     return "the donor's neurons, copied byte for byte" if chosen["eta"] == 1 else "target + eta × (donor − target)"
+
+
+def _drawn_at(material: Material) -> str:
+    """Amplitudes of the frontier's rankings."""
+    drawn = material.frontier.filter(material.frontier["series"] == "effect")["eta"].drop_nulls().unique().sort()
+    return words.listed([words.setting(eta) for eta in drawn])
 
 
 def _stress_test(material: Material) -> str:

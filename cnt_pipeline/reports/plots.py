@@ -177,7 +177,7 @@ def _labels(x_label: str, y_label: str) -> Markup:
 
 def _rule(rule: Rule, y: Scale) -> Markup:
     at = round(y(rule.y), 1)
-    above = at - TOP > 16
+    above = at - TOP > 40
     return Markup(
         '<path class="rule" d="M{l} {at} H{r}"/><text class="rule-label" x="{x}" y="{t}">{text}</text>'
     ).format(l=LEFT, r=WIDTH - RIGHT, at=at, x=LEFT + 5, t=round(at - 4 if above else at + 14, 1), text=rule.label)

@@ -30,8 +30,8 @@ def stability_sentence(material: Material) -> str:
     near = min(rows, key=lambda row: abs(math.log(row["share"] / moved)))
     return (
         f"With the scoring prompts drawn anew ({near['resamples']} times, with replacement), "
-        f"{words.percent(near['mean'], 0)} of the best {words.number(near['neurons'])} neurons of the {near['effect']} ranking "
-        f"({words.share(near['share'])} of all parameters) stay among the best as many "
+        f"{words.percent(near['mean'], 0)} of the best {words.number(near['neurons'])} neurons "
+        f"of the {near['effect']} ranking ({words.share(near['share'])} of all parameters) stay among the best as many "
         f"(5 to 95 % of the draws: {words.interval('utility', near['low'], near['high'])} %; a random order would keep "
         f"{words.percent(near['chance'], 0)}); {overall}."
     )

@@ -21,6 +21,15 @@ class Learn(Block):
         None, description="look-alike and utility prompts a step, half of each"
     )
     keep: Weight | None = Field(None, description="weight of the target's answers on look-alike and utility prompts")
+    misfire: Weight | None = Field(
+        None,
+        description="weight, on look-alikes, of the target's answer being likelier than the donor's to the function",
+    )
+    tokens: Count | None = Field(None, description="learn the first so many tokens of an answer; all by default")
+    objective: Literal["likelihood", "preference"] | None = Field(
+        None,
+        description="asked of function prompts: that the donor's answers be likely, or likelier than the target's",
+    )
     candidates: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(
         None, description="share of all parameters, best-ranked first, that gets a gate"
     )

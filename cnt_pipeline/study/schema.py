@@ -240,7 +240,7 @@ class Study(Block):
         if unknown is not None:
             known = ", ".join(f"{weight:g}" for weight in self.method.lookalike_weight)
             raise ValueError(
-                f"frontier.lambda names {unknown:g}, but the neurons are scored at {known} only: add it to method.lambda"
+                f"frontier.lambda names {unknown:g}, but neurons are scored at {known} only: add it to method.lambda"
             )
         return self
 
@@ -248,4 +248,3 @@ class Study(Block):
     def file(self) -> str:
         """The study file as it was named, for messages; `study` for a study that was not read from a file."""
         return self._file
-

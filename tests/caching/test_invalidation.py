@@ -32,7 +32,8 @@ MATCHED_DONOR = [
 ]  # fmt: skip
 """Whatever reads the donor, and the comparison that warns."""
 OTHER_RANKING = [
-    "activation_caches/effect_gradient/*", "neuron_rankings/gradient", *JUDGING, "evaluations/stability", "reports/page",
+    "activation_caches/effect_gradient/*", "neuron_rankings/gradient", *JUDGING, "evaluations/stability",
+    "reports/page",
 ]  # fmt: skip
 TABLE: dict[str, tuple[Any, list[str]]] = {
     "study": ("other", ["reports/page"]),
@@ -69,6 +70,9 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "method.learn.prompts": (5, []),
     "method.learn.others": (4, []),
     "method.learn.keep": (2.0, []),
+    "method.learn.misfire": (0.5, []),
+    "method.learn.tokens": (3, []),
+    "method.learn.objective": ("preference", []),
     "method.learn.candidates": (0.5, []),
     "method.learn.start": (1.0, []),
     "method.learn.price": (1.0, []),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -68,6 +69,7 @@ def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
         Settings(
             budgets=tuple(sorted(study.frontier.budgets)),
             etas=tuple(sorted(study.frontier.eta)),
+            control_etas=tuple(sorted({*study.frontier.eta, _amplitude(setting)})),
             random_seeds=study.frontier.random_seeds,
             seed=study.seed,
         ),
@@ -75,6 +77,11 @@ def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
         context.report,
     )
     return {"fewer_than_controls": document["fewer_than_controls"]}
+
+
+def _amplitude(setting: Mapping[str, Any]) -> float:
+    """The transplant's amplitude; where its neurons have their own, the median to two digits."""
+    return float(setting["eta"] if setting["eta"] is not None else f"{setting['amplitude']['median']:.2g}")
 
 
 def _drawn(orders: Mapping[float, Indices], weights: Sequence[float | None]) -> dict[float, Indices]:

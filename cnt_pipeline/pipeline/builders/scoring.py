@@ -1,8 +1,12 @@
 """The scoring prompts with both models' answers, as the selection rules that score or learn anew read them."""
 
+from collections.abc import Sequence
+
 from cnt_pipeline.activation_caches.objectives import OBJECTIVES, answered, objectives_of
 from cnt_pipeline.activation_caches.probes.effect import Objective, nodes
 from cnt_pipeline.completions.build import EncodedSet
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.study.schema import KINDS, Kind
@@ -29,23 +33,33 @@ def inside_effects(context: Context, space: Space) -> InsideEffects:
 
 
 def terms_of(context: Context, settings: LearnSettings) -> list[Term]:
-    """`NLL(y_D | P_f) + keep * NLL(y_T | P_u and P_n)`: a step's prompts are half look-alikes and half general ones."""
+    """The donor's answers to function prompts, and `keep` times the target's to the others.
+
+    Look-alike and utility prompts are half each of the others, so that together they count as one set.
+    """
     sets = _scoring_sets(context)
-    said = read_said(context, "target_scoring")
-    said["function"] = read_said(context, "donor_scoring", ["function"])["function"]
-    shares: dict[Kind, tuple[float, int]] = {
-        "function": (1.0, settings.prompts),
-        "lookalike": (settings.keep / 2, settings.others - settings.others // 2),
-        "utility": (settings.keep / 2, settings.others // 2),
-    }
-    return [
-        Term(
-            kind,
-            tuple(answered(tokens, row) for tokens, row in zip(sets[kind].tokens, said[kind], strict=True)),
-            *shares[kind],
+    ours = read_said(context, "target_scoring")
+    theirs = read_said(context, "donor_scoring", ["function"])["function"]
+
+    def examples(kind: Kind, rows: Sequence[Completion]) -> tuple[Example, ...]:
+        return tuple(
+            _cut(answered(tokens, row), settings.tokens) for tokens, row in zip(sets[kind].tokens, rows, strict=True)
         )
-        for kind in KINDS
+
+    against = examples("function", ours["function"]) if settings.objective == "preference" else ()
+    kept = examples("lookalike", ours["lookalike"])
+    misfires = examples("lookalike", [theirs[i % len(theirs)] for i in range(len(kept))]) if settings.misfire else ()
+    half, rest = settings.others // 2, settings.others - settings.others // 2
+    return [
+        Term("function", examples("function", theirs), 1.0, settings.prompts, against),
+        Term("lookalike", kept, settings.keep / 2, rest),
+        Term("utility", examples("utility", ours["utility"]), settings.keep / 2, half),
+        Term("misfire", kept if misfires else (), settings.misfire, rest, misfires),
     ]
+
+
+def _cut(example: Example, tokens: int | None) -> Example:
+    return example if tokens is None else Example(example.tokens[: example.start + tokens], example.start)
 
 
 def _scoring_sets(context: Context) -> dict[Kind, EncodedSet]:

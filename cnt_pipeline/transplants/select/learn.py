@@ -1,6 +1,7 @@
 """Learn gates by gradient while every weight stays frozen: the loop that `mask` and `prune` share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -20,12 +21,22 @@ Open = Callable[[Tensor], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Term:
-    """One part of the loss: the mean NLL per token of these answers, `weight` times, `take` of them a step."""
+    """One part of the loss, `weight` times its mean over `take` prompts a step.
+
+    Without `against` it is the mean NLL per token of each prompt's answer in `examples`. With `against`, another answer
+    to each prompt, it is `-log P(the first rather than the other)`, P the odds of the two whole answers: it rests where
+    the model already prefers the first, whatever the words.
+    """
 
     name: str
     examples: tuple[Example, ...]
     weight: float
     take: int
+    against: tuple[Example, ...] = ()
+
+    def answers(self, prompt: int) -> tuple[Example, ...]:
+        """The answers to one prompt that the loss compares."""
+        return (self.examples[prompt], self.against[prompt]) if self.against else (self.examples[prompt],)
 
 
 @dataclass
@@ -44,14 +55,14 @@ class Minibatches:
         self.generator = generator
         self._waiting: list[int] = []
 
-    def __call__(self) -> list[Example]:
-        """The next `take` examples, or all where there are fewer."""
+    def __call__(self) -> list[int]:
+        """The next `take` prompts of the term, or all where there are fewer."""
         chosen: list[int] = []
         for _ in range(min(self.term.take, len(self.term.examples))):
             if not self._waiting:
                 self._waiting = self.generator.permutation(len(self.term.examples)).tolist()
             chosen.append(self._waiting.pop())
-        return [self.term.examples[i] for i in chosen]
+        return chosen
 
 
 class GateTrainer:
@@ -137,18 +148,16 @@ class GateTrainer:
 
     def _step(self, progress: float) -> Mapping[str, float]:
         self._optimizer.zero_grad()
-        drawn = [(term, example) for draw in self._draw for term in (draw.term,) for example in draw()]
-        counts = {term.name: sum(one is term for one, _ in drawn) for term in self.terms}
+        drawn = [(draw.term, prompt) for draw in self._draw for prompt in draw()]
+        counts = Counter(term.name for term, _ in drawn)
         losses = dict.fromkeys(counts, 0.0)
-        examples = [example for _, example in drawn]
-        model = self.swap.model
-        for batch in teacher.batches(examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)):
+        for part in _parts(drawn, self.batch_size):
             with torch.enable_grad(), self.opened(self.gates(self.free) * self.alive):
-                nll = teacher.per_example(teacher.token_nll(model, batch), batch)
-                shares = [drawn[i][0].weight / counts[drawn[i][0].name] for i in batch.members]
-                (nll * nll.new_tensor(shares)).sum().backward()  # type: ignore[no-untyped-call]
-            for i, value in zip(batch.members, nll.tolist(), strict=True):
-                losses[drawn[i][0].name] += value / counts[drawn[i][0].name]
+                values = _values(self.swap.model, part)
+                shares = values.new_tensor([term.weight / counts[term.name] for term, _ in part])
+                (values * shares).sum().backward()  # type: ignore[no-untyped-call]
+            for (term, _), value in zip(part, values.tolist(), strict=True):
+                losses[term.name] += value / counts[term.name]
         assert self.free.grad is not None
         with torch.no_grad():
             self._squares += (self.values * self.free.grad).double().square()
@@ -160,3 +169,35 @@ class GateTrainer:
             with torch.no_grad():
                 self.free.clamp_(*self.bounds)
         return losses
+
+
+def _parts(drawn: list[tuple[Term, int]], batch_size: int) -> Iterator[list[tuple[Term, int]]]:
+    """The drawn prompts in parts of at most `batch_size` answers (at least one prompt), the longest first."""
+    longest = sorted(drawn, key=lambda one: -max(len(answer.tokens) for answer in one[0].answers(one[1])))
+    part: list[tuple[Term, int]] = []
+    held = 0
+    for term, prompt in longest:
+        count = len(term.answers(prompt))
+        if part and held + count > batch_size:
+            yield part
+            part, held = [], 0
+        part.append((term, prompt))
+        held += count
+    if part:
+        yield part
+
+
+def _values(model: torch.nn.Module, part: list[tuple[Term, int]]) -> Tensor:
+    """The loss of each prompt, `[prompts]`."""
+    answers = [term.answers(prompt) for term, prompt in part]
+    examples = [answer for group in answers for answer in group]
+    batch = teacher.make_batch(examples, range(len(examples)), teacher.device_of(model), teacher.pad_of(model))
+    tokens = teacher.token_nll(model, batch)
+    means, sums = teacher.per_example(tokens, batch), teacher.per_example(tokens, batch, mean=False)
+    values = []
+    first = 0
+    for group in answers:
+        compared = len(group) == 2
+        values.append(torch.nn.functional.softplus(sums[first] - sums[first + 1]) if compared else means[first])
+        first += len(group)
+    return torch.stack(values)

@@ -3,8 +3,8 @@
     g = sigmoid(2 l),  minimise  NLL(y_D | P_f) + NLL(y_T | P_u and P_n) + price(t) * sum(g * parameters) / all
 
 The price rises linearly. What a set is worth shows only with hard gates on prompts that it was not learned on, so
-the open gates (`l > 0`) are judged now and then on the way, with amplitude 1 on the open and 0 elsewhere; the logits
-of the last time that they held are the order along which `bisect` goes on.
+the open gates (`l > 0`) are judged now and then on the way, with amplitude 1 on the open and 0 elsewhere. The logits
+of the last time that they held, and of the times after it, are the orders along which `bisect` goes on.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,13 @@ from cnt_pipeline.models.gates import GatedSwap
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.transplants.select.layout import CandidateGates
 from cnt_pipeline.transplants.select.learn import Curve, GateTrainer, Term
-from cnt_pipeline.transplants.select.search import Found, Search
+from cnt_pipeline.transplants.select.search import FINE_TOLERANCE, Found, Search
 from cnt_pipeline.transplants.select.settings import LearnSettings
+from cnt_pipeline.transplants.select.units import Order
 
-_LOOKS = 10
+_LOOKS = 24
 """How often the open gates are judged on the way."""
-_PATIENCE = 2
+_PATIENCE = 5
 """Judgements in a row that may fail, once one held, before the training ends."""
 
 
@@ -47,23 +48,19 @@ def mask(
         report=search.report,
         what="learning a mask",
     )
-    learned = candidates
-    held = False
     eta = min(search.method.eta)
-    failed = 0
+    looks: list[tuple[bool, Order]] = []
     for part in np.array_split(np.arange(settings.steps), min(_LOOKS, settings.steps)):
         trainer.train(len(part), int(part[0]), settings.steps)
         logits = trainer.free.detach().cpu().numpy()
-        opened = int((logits > 0).sum())
         now = candidates.sorted_by(logits)
-        if opened and search.attempt("mask", now.first(opened), eta, weight).holds:
-            learned, held, failed = now, True, 0
-        elif held:
-            failed += 1
-        else:
-            learned = now
-        if failed > _PATIENCE:
+        opened = int((logits > 0).sum())
+        looks.append((bool(opened) and search.attempt("mask", now.first(opened), eta, weight).holds, now))
+        held = [number for number, (holds, _) in enumerate(looks) if holds]
+        if held and len(looks) - held[-1] > _PATIENCE:
             break
+    search.tolerance = FINE_TOLERANCE
     # The units that were no candidates come last, so that the search can reach every unit.
-    search.orders = {weight: learned.followed_by(order.pick(np.arange(len(candidates), len(order))))}
-    return search.bisect(), trainer.curve
+    rest = order.pick(np.arange(len(candidates), len(order)))
+    learned = [now for _, now in looks[held[-1] :]] if held else [looks[-1][1]]
+    return search.bisect([(weight, now.followed_by(rest)) for now in learned]), trainer.curve

@@ -5,8 +5,9 @@ bisect. The smallest set found is thinned from its low end in groups that halve 
 All counts are of units (see `units`). `refine`, `mask` and `prune` start from this search or end in it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -18,7 +19,10 @@ from cnt_pipeline.transplants.select.judge import ROUNDING, Judge, Outcome
 from cnt_pipeline.transplants.select.units import Order
 
 _FIRST_SHARE = 1e-4
-_TOLERANCE = 1.05
+TOLERANCE = 1.05
+"""How far a bisection may end above the largest set that it saw fail."""
+FINE_TOLERANCE = 1.01
+"""The same for rules whose sets cost more to find than to judge."""
 _THINNING_GROUPS = (4, 8)
 
 
@@ -68,15 +72,18 @@ class Search:
         self.method = method
         self.accept = accept
         self.report = report
+        self.tolerance = TOLERANCE
         self.trials: list[Trial] = []
         self._tried: list[tuple[Order, float | Floats]] = []
         self._outcomes: dict[tuple[bytes, bytes], Outcome] = {}
 
-    def bisect(self) -> Found:
-        """The smallest set over (K, eta, lambda); without any that meets the limits, the best that was tried."""
+    def bisect(self, orders: Sequence[tuple[float, Order]] = ()) -> Found:
+        """The smallest set over (K, eta, lambda); without any that meets the limits, the best that was tried.
+
+        `orders` are look-alike weights with orders to search instead of the search's own.
+        """
         best: Trial | None = None
-        for eta, weight in self._settings():
-            order = self.orders[weight]
+        for eta, (weight, order) in product(sorted(self.method.eta), orders or sorted(self.orders.items(), key=_first)):
             low, high = self._double(order, eta, weight, best)
             if high is None:
                 continue
@@ -88,8 +95,7 @@ class Search:
 
     def fixed(self) -> Found:
         """The set of a fixed size, by `count` or `fraction`, at the best amplitude and look-alike weight."""
-        for eta, weight in self._settings():
-            order = self.orders[weight]
+        for eta, (weight, order) in product(sorted(self.method.eta), sorted(self.orders.items(), key=_first)):
             if self.method.selection == "top_k":
                 chosen = order.first(self.method.count)
             else:
@@ -100,7 +106,7 @@ class Search:
 
     def narrow(self, order: Order, low: int, high: int, eta: float, weight: float) -> int:
         """Bisect between a number of units that fails and one that holds; returns the smallest that holds."""
-        while high > max(low + 1, round(low * _TOLERANCE)):
+        while high > max(low + 1, round(low * self.tolerance)):
             middle = round(np.sqrt(max(low, 1) * high)) if high > 2 * low else (low + high) // 2
             middle = min(max(middle, low + 1), high - 1)
             if self.attempt("bisect", order.first(middle), eta, weight).holds:
@@ -168,17 +174,12 @@ class Search:
         amplitudes = np.broadcast_to(np.asarray(amplitude, dtype=np.float32), chosen.numbers.shape)
         return Found(chosen.numbers, amplitudes, trial, tuple(self.trials))
 
-    def _settings(self) -> Iterator[tuple[float, float]]:
-        for eta in sorted(self.method.eta):
-            for weight in sorted(self.orders):
-                yield eta, weight
-
     def _double(self, order: Order, eta: float, weight: float, best: Trial | None) -> tuple[int, int | None]:
         """Largest count known to fail and smallest known to hold; none where nothing below `best` holds."""
         sizes = order.parameters(self.space)
         limit = len(order)
         if best is not None:
-            limit = int(np.searchsorted(sizes, best.parameters / _TOLERANCE, side="right"))
+            limit = int(np.searchsorted(sizes, best.parameters / self.tolerance, side="right"))
             if limit < 1 or not self.attempt("improve", order.first(limit), eta, weight).holds:
                 return 0, None
             return self._descend(order, eta, weight, limit)
@@ -206,6 +207,10 @@ class Search:
     def _known(self, chosen: Indices, amplitude: float | Floats) -> Outcome | None:
         """What the judge said of these neurons at this amplitude, under whatever look-alike weight they came up."""
         return self._outcomes.get(_candidate(chosen, amplitude))
+
+
+def _first(item: tuple[float, Order]) -> float:
+    return item[0]
 
 
 def _candidate(chosen: Indices, amplitude: float | Floats) -> tuple[bytes, bytes]:

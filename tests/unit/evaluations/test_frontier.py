@@ -37,7 +37,7 @@ class Judge:
         low, high = Outcome(0.0, 0.0, 1.0, 1.0), Outcome(1.0, 0.0, 1.0, 1.0)
         self.baselines = Baselines(low, high, 1) if sign == 1 else Baselines(high, low, -1)
         self.sign = sign
-        self.swap = SimpleNamespace(model=torch.nn.Linear(1, 1))
+        self.swap = SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(1, 1)))
         self.asked: list[bytes] = []
 
     def outcome_and_scores(
@@ -64,7 +64,9 @@ def chosen(neurons: Indices, eta: float | None = 1.0) -> Chosen:
 def drawn(
     judge: Judge, folder: Path, orders: dict[Any, dict[float, Indices]] | None = None, **changes: Any
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    settings = Settings(**({"budgets": BUDGETS, "etas": (1.0,), "random_seeds": 3, "seed": 3} | changes))
+    settings = Settings(
+        **({"budgets": BUDGETS, "etas": (1.0,), "control_etas": (1.0,), "random_seeds": 3, "seed": 3} | changes)
+    )
     orders = orders or {"path": {0.5: BEST}}
     transplant = chosen(np.arange(40))
     donor = [judge.baselines.donor.function] * PROMPTS
@@ -130,16 +132,18 @@ def test_equal_sets_of_neurons_are_asked_about_once(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_every_amplitude_has_rankings_and_controls(tmp_path: Path) -> None:
-    rows, _ = drawn(Judge(), tmp_path, etas=(1.0, 4.0))
-    for series in ("effect", "random", "largest_delta"):
-        assert set(rows.filter(series=series)["eta"]) == {1.0, 4.0}
+def test_controls_are_drawn_at_amplitudes_of_their_own(tmp_path: Path) -> None:
+    rows, document = drawn(Judge(), tmp_path, etas=(1.0, 2.0), control_etas=(1.0, 2.0, 4.0))
+    assert set(rows.filter(series="effect")["eta"]) == {1.0, 2.0}
+    for series in ("random", "largest_delta"):
+        assert set(rows.filter(series=series)["eta"]) == {1.0, 2.0, 4.0}
+    assert len(document["series"]) == 2 + 2 * 3
 
 
 def test_a_transplant_with_amplitudes_of_its_own_is_drawn_through_its_gates(tmp_path: Path) -> None:
     judge = Judge()
     transplant = chosen(np.arange(60), None)
-    settings = Settings(BUDGETS, (1.0,), 1, 0)
+    settings = Settings(BUDGETS, (1.0,), (1.0,), 1, 0)
     write_frontier(judge, SPACE, transplant, {"path": {0.0: BEST}}, WORST, [1.0], settings, tmp_path)  # type: ignore[arg-type]
     (row,) = pl.read_parquet(tmp_path / FRONTIER).filter(series="transplant").to_dicts()
     assert (row["recovery"], row["eta"], row["neurons"]) == (0.6, None, 60)
@@ -163,7 +167,7 @@ def test_the_summary_says_whether_any_control_needs_fewer(tmp_path: Path) -> Non
     better, worse = tmp_path / "better", tmp_path / "worse"
     better.mkdir(), worse.mkdir()
     transplant = chosen(np.arange(60, 160))
-    settings = Settings(BUDGETS, (1.0,), 3, 3)
+    settings = Settings(BUDGETS, (1.0,), (1.0,), 3, 3)
     document = dict(
         write_frontier(Judge(), SPACE, transplant, {"path": {0.0: WORST}}, BEST, [1.0], settings, worse)  # type: ignore[arg-type]
     )

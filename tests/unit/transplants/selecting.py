@@ -45,7 +45,8 @@ class StubJudge:
         self.rule = rule
         self.baselines = baselines or Baselines(TARGET, DONOR, 1)
         self.asked: list[tuple[float, frozenset[int]]] = []
-        self.swap = SimpleNamespace(model=torch.nn.Linear(1, 1))
+        embeddings = torch.nn.Embedding(1, 1)
+        self.swap = SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: embeddings))
 
     def outcome(self, gates: Mapping[tuple[int, str], torch.Tensor], enough: float | None = None) -> Outcome:
         """The rule's answer; amplitudes that differ from neuron to neuron count by their mean."""

@@ -54,10 +54,8 @@ def trainer(pair: tuple[GatedSwap, Space], count: int = 20, batch_size: int = 8,
 
 def test_every_example_comes_once_before_any_comes_again() -> None:
     draw = Minibatches(Term("function", EXAMPLES, 1.0, 2), np.random.default_rng(0))
-    drawn = [example for _ in range(5) for example in draw()]
-    assert sorted(e.tokens for e in drawn[:5]) == sorted(e.tokens for e in drawn[5:]) == sorted(
-        e.tokens for e in EXAMPLES
-    )  # fmt: skip
+    drawn = [prompt for _ in range(5) for prompt in draw()]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(len(EXAMPLES)))
     assert len(Minibatches(Term("function", EXAMPLES, 1.0, 50), np.random.default_rng(0))()) == len(EXAMPLES)
 
 
@@ -112,6 +110,25 @@ def test_dropped_gates_are_closed_and_cost_nothing_from_then_on(pair: tuple[Gate
     assert set(np.flatnonzero(learning.values.numpy())) <= set(kept)
     assert learning.curve.rows[-1]["units"] == 3
     assert len(np.flatnonzero(learning.saliency)) > 0 and set(np.flatnonzero(learning.saliency)) <= set(kept)
+
+
+def test_a_preference_compares_whole_answers_and_its_gates_follow_it(pair: tuple[GatedSwap, Space]) -> None:
+    swap, space = pair
+    other = tuple(Example((*e.tokens[:3], 8, 8), 3) for e in EXAMPLES)
+    learning = [
+        GateTrainer(
+            swap, [Term("function", EXAMPLES, 1.0, 5, other)], CandidateGates(swap, space, candidates(space, 60)),
+            lambda gates: gates, torch.zeros(60), rate=0.1, seed=0, batch_size=batch_size,
+        )
+        for batch_size in (3, 64)
+    ]  # fmt: skip
+    for one in learning:
+        one.train(6, 0, 6)
+    margins = np.subtract(*(answer_nll(swap.model, answers, 8, mean=False) for answers in (EXAMPLES, other)))
+    rows = learning[0].curve.rows
+    assert rows[0]["function"] == pytest.approx(float(np.log1p(np.exp(margins)).mean()), rel=1e-4)
+    assert rows[-1]["function"] < rows[0]["function"]
+    assert rows[-1]["function"] == pytest.approx(learning[1].curve.rows[-1]["function"], rel=1e-3)
 
 
 def test_a_price_closes_gates_that_earn_nothing(pair: tuple[GatedSwap, Space]) -> None:

@@ -66,18 +66,22 @@ class Bench:
 
     def terms(self, settings: LearnSettings) -> list[Term]:
         answers = {**self.ours, "function": self.donated}
-        return [
-            Term(
-                kind,
-                tuple(answered(t, row) for t, row in zip(self.scoring[kind].tokens, answers[kind], strict=True)),
-                1.0 if kind == "function" else 0.5,
-                settings.prompts if kind == "function" else settings.others // 2,
-            )
+        examples = {
+            kind: tuple(answered(t, row) for t, row in zip(self.scoring[kind].tokens, answers[kind], strict=True))
             for kind in KINDS
+        }
+        others = tuple(
+            answered(t, row) for t, row in zip(self.scoring["function"].tokens, self.ours["function"], strict=True)
+        )
+        against = others if settings.objective == "preference" else ()
+        return [
+            Term("function", examples["function"], 1.0, settings.prompts, against),
+            Term("lookalike", examples["lookalike"], 0.5, settings.others // 2),
+            Term("utility", examples["utility"], 0.5, settings.others // 2),
         ]
 
     def masked(self) -> tuple[Found, Curve]:
-        settings = replace(DEFAULTS["mask"], steps=30, prompts=12, others=8)
+        settings = replace(DEFAULTS["mask"], steps=20, prompts=8, others=4)
         return mask(self.search(), self.pool.swap(), self.terms(settings), settings, 0, BATCH)
 
     def pruned(self, **method: Any) -> tuple[Found, Curve]:

@@ -1,0 +1,117 @@
+"""Read prompts once: a key-value cache from which answers are generated and continuations are compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnt_pipeline.models.teacher import device_of, pad_of
+
+_WORTH_SHARING = 8
+"""Tokens from which on a common start is read once instead of once a prompt."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Prompts that a model has read: logits `[prompts, vocabulary]` of the next token, the cache, and which of its
+    positions hold text, `[prompts, tokens]`."""
+
+    logits: Tensor
+    cache: Any
+    mask: Tensor
+
+
+def read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Read:
+    """Read a batch of prompts, padded on the left (behind what all have in common)."""
+    device = device_of(model)
+    shared = _shared_start(model, prompts)
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_of(model), dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        rest = prompt[shared:]
+        ids[row, :shared], mask[row, :shared] = torch.tensor(prompt[:shared], dtype=torch.long), 1
+        ids[row, width - len(rest) :], mask[row, width - len(rest) :] = torch.tensor(rest), 1
+    ids, mask = ids.to(device), mask.to(device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(
+        input_ids=ids[:, shared:], attention_mask=mask, position_ids=positions[:, shared:],
+        past_key_values=_read_start(model, ids[:1, :shared], len(prompts)), use_cache=True, logits_to_keep=1,
+    )  # fmt: skip
+    return Read(out.logits[:, -1], out.past_key_values, mask)
+
+
+@torch.inference_mode()
+def continuation_logliks(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[Sequence[int]]],
+    batch_size: int,
+) -> list[tuple[float, ...]]:
+    """Summed log-likelihood, in nats, of every continuation of every prompt, a tuple per prompt.
+
+    Each prompt is read once, whatever the number of its continuations; `batch_size` bounds those held at once.
+    """
+    asked = sorted((i for i, each in enumerate(continuations) if each), key=lambda i: (-len(prompts[i]), i))
+    results: list[tuple[float, ...]] = [() for _ in prompts]
+    at_once = max(batch_size // max((len(continuations[i]) for i in asked), default=1), 1)
+    for begin in range(0, len(asked), at_once):
+        members = asked[begin : begin + at_once]
+        values = iter(_batch(model, [prompts[i] for i in members], [continuations[i] for i in members]))
+        for i in members:
+            results[i] = tuple(next(values) for _ in continuations[i])
+    return results
+
+
+def _batch(
+    model: nn.Module, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
+) -> list[float]:
+    read = read_prompts(model, prompts)
+    device = read.mask.device
+    owners = torch.tensor([row for row, each in enumerate(continuations) for _ in each], device=device)
+    texts = [tuple(text) for each in continuations for text in each]
+    width = max(map(len, texts))
+    ids = torch.full((len(texts), width), pad_of(model), dtype=torch.long)
+    mask = torch.zeros((len(texts), width), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = torch.tensor(text, dtype=torch.long), 1
+    ids, mask = ids.to(device), mask.to(device)
+    logits = read.logits[owners].unsqueeze(1)
+    if width > 1:
+        read.cache.batch_select_indices(owners)
+        before = read.mask[owners]
+        out = model(
+            input_ids=ids[:, :-1], attention_mask=torch.cat([before, mask[:, :-1]], 1),
+            position_ids=before.sum(-1, keepdim=True) + torch.arange(width - 1, device=device),
+            past_key_values=read.cache, use_cache=True,
+        )  # fmt: skip
+        logits = torch.cat([logits, out.logits], 1)
+    tokens = logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    values: list[float] = torch.where(mask.bool(), tokens, 0).sum(-1).tolist()
+    return values
+
+
+def _shared_start(model: nn.Module, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts have in common at their start, where reading them once pays; else 0.
+
+    A chat template's system message is half of many a prompt. The padding then comes behind it, where a sliding window
+    would count it as text.
+    """
+    if len(prompts) < 2 or getattr(model.config, "sliding_window", None):
+        return 0
+    ordered = sorted(map(tuple, prompts))
+    first, last = ordered[0], ordered[-1]
+    limit = min(map(len, prompts)) - 1
+    shared = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return shared if shared >= _WORTH_SHARING else 0
+
+
+def _read_start(model: nn.Module, start: Tensor, copies: int) -> Any:
+    """The key-value cache of `start`, `[1, tokens]`, for `copies` prompts; None where there is nothing to read."""
+    if not start.numel():
+        return None
+    cache = model.base_model(input_ids=start, use_cache=True).past_key_values  # type: ignore[operator]
+    cache.batch_repeat_interleave(copies)
+    return cache
