@@ -105,14 +105,23 @@ def choice_logliks(model: nn.Module, encoded: EncodedSet, batch_size: int) -> li
     return continuation_logliks(model, encoded.tokens, encoded.choices, batch_size)
 
 
+def reference_nll(model: nn.Module, encoded: EncodedSet, batch_size: int) -> list[float | None]:
+    """Mean negative log-likelihood per token of every prompt's reference answer, in nats; None where it has none."""
+    answered = [i for i, answer in enumerate(encoded.answers) if answer]
+    examples = [Example(encoded.tokens[i] + encoded.answers[i], len(encoded.tokens[i])) for i in answered]
+    nll = dict(zip(answered, teacher.answer_nll(model, examples, batch_size), strict=True))
+    return [nll.get(i) for i in range(len(encoded.prompts))]
+
+
 def _with_likelihoods(
     model: nn.Module, encoded: EncodedSet, rows: list[Completion], batch_size: int
 ) -> list[Completion]:
     choices = choice_logliks(model, encoded, batch_size)
-    answered = [i for i, answer in enumerate(encoded.answers) if answer]
-    examples = [Example(encoded.tokens[i] + encoded.answers[i], len(encoded.tokens[i])) for i in answered]
-    nll = dict(zip(answered, teacher.answer_nll(model, examples, batch_size), strict=True))
-    return [replace(row, choice_loglik=choices[i], answer_nll=nll.get(i)) for i, row in enumerate(rows)]
+    nll = reference_nll(model, encoded, batch_size)
+    return [
+        replace(row, choice_loglik=listed, answer_nll=value)
+        for row, listed, value in zip(rows, choices, nll, strict=True)
+    ]
 
 
 def compare_with_itself(rows: Sequence[Completion]) -> list[Completion]:

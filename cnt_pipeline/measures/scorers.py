@@ -106,11 +106,18 @@ def target_agreement(prompt: Prompt, completion: Completion) -> float | None:
 
 
 def utility(prompt: Prompt, completion: Completion) -> float | None:
-    """How useful the answer is, in [0, 1]: by choices where there are some, by references, else agreement with
-    the target."""
+    """How useful the model is for this prompt, in [0, 1].
+
+    Whether the likeliest choice is right; without choices, whether the answer equals one of `answers`; without those, how
+    likely the model finds the `reference` (geometric mean per token); without any, its agreement with the target.
+    """
     if prompt.choices and prompt.answers:
         return multiple_choice(prompt, completion)
-    return exact_match(prompt, completion) if prompt.answers else target_agreement(prompt, completion)
+    if prompt.answers:
+        return exact_match(prompt, completion)
+    if prompt.reference:
+        return None if completion.answer_nll is None else math.exp(-completion.answer_nll)
+    return target_agreement(prompt, completion)
 
 
 def softmax(logliks: Sequence[float]) -> list[float]:
@@ -139,6 +146,6 @@ SCORERS: dict[str, tuple[Scorer, int]] = {
     "pronoun_gap": (pronoun_gap, 2),
     "answer_nll": (answer_nll, 1),
     "target_kl": (target_kl, 1),
-    "utility": (utility, 3),
+    "utility": (utility, 4),
 }
 """Every scorer with its version; both enter the fingerprint of whatever uses it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,8 +60,6 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     spread = device == AUTO
-    if spread and find_spec("accelerate") is None:
-        raise InputError("run.device: auto needs the package accelerate: pip install accelerate, or name one device")
     with _device_errors(device):
         place = torch.device("cpu" if spread else device)
         torch.empty(0, device=place)

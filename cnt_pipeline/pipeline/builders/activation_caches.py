@@ -37,9 +37,12 @@ def effect(context: Context, folder: Path) -> Mapping[str, JSON]:
         for prompt, goal in zip(encoded.prompts, _objectives(context, objective, kind, encoded), strict=True):
             items.append(Item(prompt.id, kind, max(len(example.tokens) for example, _ in goal.terms)))
             objectives.append(goal)
-    path = nodes(context.study.method.nodes) if context.step.slice["probe"] == "effect_path" else AT_TARGET
+    along = context.step.slice["probe"] == "effect_path"
+    path = nodes(context.study.method.nodes) if along else AT_TARGET
     probe = EffectProbe(swap, objectives, path, context.batch_size)
     capture(probe, items, folder, context.report, f"effects on {objective}")
+    if not along and objective != "transfer":
+        return {"prompts": len(items)}  # effects at the target alone need not add up; the report compares one objective
     at_target, at_donor = path_change(swap, objectives, context.batch_size)
     return _summary(folder, at_target, at_donor)
 

@@ -48,13 +48,16 @@ def terms_of(context: Context, settings: LearnSettings) -> list[Term]:
 
     against = examples("function", ours["function"]) if settings.objective == "preference" else ()
     kept = examples("lookalike", ours["lookalike"])
-    misfires = examples("lookalike", [theirs[i % len(theirs)] for i in range(len(kept))]) if settings.misfire else ()
     half, rest = settings.others // 2, settings.others - settings.others // 2
+    lookalike = Term("lookalike", kept, settings.keep / 2, rest)
+    if settings.misfire:
+        misfires = examples("lookalike", [theirs[i % len(theirs)] for i in range(len(kept))])
+        share = settings.keep / 2 / settings.misfire
+        lookalike = Term("lookalike", kept, settings.misfire, rest, misfires, likelihood=share)
     return [
         Term("function", examples("function", theirs), 1.0, settings.prompts, against),
-        Term("lookalike", kept, settings.keep / 2, rest),
+        lookalike,
         Term("utility", examples("utility", ours["utility"]), settings.keep / 2, half),
-        Term("misfire", kept if misfires else (), settings.misfire, rest, misfires),
     ]
 
 

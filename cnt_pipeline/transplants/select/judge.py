@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete
+from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete, reference_nll
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.measures.metrics import METRICS, MISFIRES, unjudged
 from cnt_pipeline.measures.scorers import SCORERS, coherence
@@ -145,7 +145,10 @@ class Judge:
         if any(encoded.choices):
             logliks = choice_logliks(self.swap.model, encoded, self.batch_size)
             rows = [replace(row, choice_loglik=values) for row, values in zip(rows, logliks, strict=True)]
-        if kind == "utility" and not all(p.answers for p in encoded.prompts):
+        if kind == "utility" and any(p.reference for p in encoded.prompts):
+            nll = reference_nll(self.swap.model, encoded, self.batch_size)
+            rows = [replace(row, answer_nll=value) for row, value in zip(rows, nll, strict=True)]
+        if kind == "utility" and not all(p.answers or p.reference for p in encoded.prompts):
             rows = self._agreement(encoded, rows)
         return rows
 

@@ -25,7 +25,7 @@ class Term:
 
     Without `against` it is the mean NLL per token of each prompt's answer in `examples`. With `against`, another answer
     to each prompt, it is `-log P(the first rather than the other)`, P the odds of the two whole answers: it rests where
-    the model already prefers the first, whatever the words.
+    the model already prefers the first, whatever the words; `likelihood` times the first's mean NLL per token is added.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Term:
     weight: float
     take: int
     against: tuple[Example, ...] = ()
+    likelihood: float = 0.0
 
     def answers(self, prompt: int) -> tuple[Example, ...]:
         """The answers to one prompt that the loss compares."""
@@ -196,8 +197,10 @@ def _values(model: torch.nn.Module, part: list[tuple[Term, int]]) -> Tensor:
     means, sums = teacher.per_example(tokens, batch), teacher.per_example(tokens, batch, mean=False)
     values = []
     first = 0
-    for group in answers:
-        compared = len(group) == 2
-        values.append(torch.nn.functional.softplus(sums[first] - sums[first + 1]) if compared else means[first])
+    for (term, _), group in zip(part, answers, strict=True):
+        value = means[first]
+        if term.against:
+            value = torch.nn.functional.softplus(sums[first] - sums[first + 1]) + term.likelihood * value
+        values.append(value)
         first += len(group)
     return torch.stack(values)

@@ -16,7 +16,7 @@ from cnt_pipeline.models.gates import GatedSwap
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.transplants.select.layout import CandidateGates
 from cnt_pipeline.transplants.select.learn import Curve, GateTrainer, Term
-from cnt_pipeline.transplants.select.search import FINE_TOLERANCE, Found, Search
+from cnt_pipeline.transplants.select.search import THOROUGH, Found, Search
 from cnt_pipeline.transplants.select.settings import LearnSettings
 from cnt_pipeline.transplants.select.units import Order
 
@@ -59,7 +59,7 @@ def mask(
         held = [number for number, (holds, _) in enumerate(looks) if holds]
         if held and len(looks) - held[-1] > _PATIENCE:
             break
-    search.tolerance = FINE_TOLERANCE
+    search.care = THOROUGH
     # The units that were no candidates come last, so that the search can reach every unit.
     rest = order.pick(np.arange(len(candidates), len(order)))
     learned = [now for _, now in looks[held[-1] :]] if held else [looks[-1][1]]

@@ -15,7 +15,7 @@ from cnt_pipeline.models import teacher
 from cnt_pipeline.models.gates import GatedSwap
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.transplants.select.candidates import Floats, Indices, Space
-from cnt_pipeline.transplants.select.search import FINE_TOLERANCE, Found, Search
+from cnt_pipeline.transplants.select.search import THOROUGH, Found, Search
 from cnt_pipeline.transplants.select.units import Order
 
 KEPT = 0.7
@@ -95,7 +95,7 @@ def refine(search: Search, effects: InsideEffects) -> Found:
     the last round is the one that gains next to nothing. The result never needs more parameters than `bisect`'s.
     """
     search.bisect()
-    search.tolerance = FINE_TOLERANCE
+    search.care = THOROUGH
     best = search.best()
     while best is not None:
         chosen, eta = search.asked(best)

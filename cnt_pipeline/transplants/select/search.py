@@ -19,11 +19,23 @@ from cnt_pipeline.transplants.select.judge import ROUNDING, Judge, Outcome
 from cnt_pipeline.transplants.select.units import Order
 
 _FIRST_SHARE = 1e-4
-TOLERANCE = 1.05
-"""How far a bisection may end above the largest set that it saw fail."""
-FINE_TOLERANCE = 1.01
-"""The same for rules whose sets cost more to find than to judge."""
-_THINNING_GROUPS = (4, 8)
+
+
+@dataclass(frozen=True)
+class Care:
+    """How far a search goes for a smaller set.
+
+    `tolerance`: how far a bisection may end above the largest set that it saw fail. `groups`: into how many groups the
+    lower half of the best set is divided to drop them one by one, round by round.
+    """
+
+    tolerance: float
+    groups: tuple[int, ...]
+
+
+QUICK = Care(1.05, (4, 8))
+THOROUGH = Care(1.01, (4, 8, 16, 32))
+"""For rules whose sets cost more to find than to judge."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class Search:
         self.method = method
         self.accept = accept
         self.report = report
-        self.tolerance = TOLERANCE
+        self.care = QUICK
         self.trials: list[Trial] = []
         self._tried: list[tuple[Order, float | Floats]] = []
         self._outcomes: dict[tuple[bytes, bytes], Outcome] = {}
@@ -106,7 +118,7 @@ class Search:
 
     def narrow(self, order: Order, low: int, high: int, eta: float, weight: float) -> int:
         """Bisect between a number of units that fails and one that holds; returns the smallest that holds."""
-        while high > max(low + 1, round(low * self.tolerance)):
+        while high > max(low + 1, round(low * self.care.tolerance)):
             middle = round(np.sqrt(max(low, 1) * high)) if high > 2 * low else (low + high) // 2
             middle = min(max(middle, low + 1), high - 1)
             if self.attempt("bisect", order.first(middle), eta, weight).holds:
@@ -118,7 +130,7 @@ class Search:
     def thin(self, best: Trial) -> Trial:
         """Drop groups from the low-ranked end of the best set while the criterion holds."""
         chosen, eta = self.asked(best)
-        for groups in _THINNING_GROUPS:
+        for groups in self.care.groups:
             size = max(len(chosen) // (2 * groups), 1)
             end = len(chosen)
             for _ in range(groups):
@@ -179,7 +191,7 @@ class Search:
         sizes = order.parameters(self.space)
         limit = len(order)
         if best is not None:
-            limit = int(np.searchsorted(sizes, best.parameters / self.tolerance, side="right"))
+            limit = int(np.searchsorted(sizes, best.parameters / self.care.tolerance, side="right"))
             if limit < 1 or not self.attempt("improve", order.first(limit), eta, weight).holds:
                 return 0, None
             return self._descend(order, eta, weight, limit)
