@@ -108,8 +108,8 @@ def target_agreement(prompt: Prompt, completion: Completion) -> float | None:
 def utility(prompt: Prompt, completion: Completion) -> float | None:
     """How useful the model is for this prompt, in [0, 1].
 
-    Whether the likeliest choice is right; without choices, whether the answer equals one of `answers`; without those, how
-    likely the model finds the `reference` (geometric mean per token); without any, its agreement with the target.
+    Whether the likeliest choice is right; without choices, whether the answer equals one of `answers`; without those,
+    how likely the model finds the `reference` (geometric mean per token); without any, its agreement with the target.
     """
     if prompt.choices and prompt.answers:
         return multiple_choice(prompt, completion)

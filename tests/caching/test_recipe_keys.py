@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "precision": ("float32", MADE),
     "seed": (3, MADE),
 }
-LESSONS: dict[str, Any] = {"prompts": ["function", "function"], "answers": "own", "share": 2}
+LESSONS: dict[str, Any] = {"prompts": ["function", "function"], "answers": "own", "share": 2, "max_tokens": 3}
 
 
 def steps(recipe: dict[str, Any], **keys: Any) -> dict[str, tuple[object, ...]]:

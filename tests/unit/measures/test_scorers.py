@@ -165,6 +165,14 @@ def test_exact_match(answers: tuple[str, ...], prefix: str, text: str, expected:
     assert lookalike_error(prompt, said(text)) == (None if expected is None else 1 - expected)
 
 
+def test_utility_of_a_free_reference_is_its_likelihood_per_token() -> None:
+    prompt = asked(reference="Paris, on the Seine.")
+    assert utility(prompt, said("Rome", answer_nll=math.log(4), target_agreement=1.0)) == pytest.approx(0.25)
+    assert utility(prompt, said("Rome", target_agreement=1.0)) is None
+    assert utility(asked(), said("Rome", target_agreement=0.5)) == 0.5
+    assert utility(asked(reference="x", answers=("Rome",)), said("Rome", answer_nll=9.0)) == 1.0
+
+
 def test_a_lookalike_with_its_reference_among_the_choices_is_judged_by_the_likeliest() -> None:
     prompt = asked(choices=(" he", " she", " they"), answers=(" she",))
     assert lookalike_error(prompt, said(" he", choice_loglik=(-3.0, -2.0, -2.1))) == 0.0

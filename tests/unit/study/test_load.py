@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "no budget": (changed(frontier={"budgets": []}), "frontier.budgets", "at least one value"),
     "effect that is none": (changed(frontier={"effects": ["size"]}), "frontier.effects.0", "'path', 'gradient' or"),
     "look-alike weight that is not scored": (
-        changed(frontier={"lambda": [0.25]}), "study", "frontier.lambda names 0.25, but the neurons are scored at 0,",
+        changed(frontier={"lambda": [0.25]}), "study", "frontier.lambda names 0.25, but neurons are scored at 0,",
     ),
     "repeated amplitude": (changed(method={"eta": [1, 1.0]}), "method.eta", "each once"),
     "unknown choice": (changed(dtype="float64"), "dtype", "'float32', 'bfloat16' or 'float16'"),
