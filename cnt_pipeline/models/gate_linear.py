@@ -245,10 +245,10 @@ class MixedLinear:
 BFLOAT16_PRODUCT = True
 """Whether large float32 layers round the factors of the product with `W_D - W_T` to bfloat16 where that is faster.
 
-The product reaches nothing but the effects; the forward pass and the gradients that flow on stay in float32 either way.
-On a language model of 135 million parameters with a fine-tuned donor it took the cost of a node from about 1.45 to about
-1.27 forward and backward passes. It moved the mean effects of 20 prompts by 0.2 % of their standard error (median), 1.3 %
-(99th percentile) and 11 % (worst neuron), and 0.1 % of the best neurons changed places with others.
+The product reaches nothing but the effects; the forward pass and the gradients that flow on stay in float32 either
+way. On a language model of 135 million parameters with a fine-tuned donor it took the cost of a node from about 1.45
+to about 1.27 forward and backward passes. It moved the mean effects of 20 prompts by 0.2 % of their standard error
+(median), 1.3 % (99th percentile) and 11 % (worst neuron); 0.1 % of the best neurons changed places with others.
 """
 
 LARGE = 1 << 16

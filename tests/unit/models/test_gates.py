@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cnt_pipeline.activation_caches.probes.effect import EffectProbe, Objective, batch_gradients, nodes, path_change
-from cnt_pipeline.models import teacher
+from cnt_pipeline.models import gate_linear, teacher
 from cnt_pipeline.models.architecture import Architecture, read_architecture, tensor_roles
 from cnt_pipeline.models.gates import GatedSwap
 from cnt_pipeline.models.load import load_model
@@ -168,6 +168,21 @@ def test_effects_per_example_equal_autograds(pair: Pair, alpha: float) -> None:
     for key, gate in gates.items():
         assert gate.grad is not None
         assert torch.allclose(found[key], gate.grad, rtol=1e-3, atol=1e-5 * scale), key
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no bfloat16 products")
+def test_the_product_in_bfloat16_moves_effects_by_its_rounding_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair(tmp_path, "llama")
+    batch = teacher.make_batch([Example((5, 9, 17, 33, 41, 8), 3)], [0], torch.device("cpu"), 0)
+    exact = batch_gradients(pair.swap(), batch, torch.ones(1), 0.4)
+    monkeypatch.setattr(gate_linear, "LARGE", 1)
+    rounded = batch_gradients(pair.swap(), batch, torch.ones(1), 0.4)
+    scale = max(float(effects.abs().max()) for effects in exact.values())
+    assert any(not torch.equal(rounded[key], effects) for key, effects in exact.items())
+    for key, effects in exact.items():
+        assert torch.allclose(rounded[key], effects, rtol=0, atol=2**-7 * scale), key
 
 
 def test_path_effects_sum_to_the_whole_change_of_the_loss(tmp_path: Path) -> None:
