@@ -28,7 +28,8 @@ class Learn(Block):
     tokens: Count | None = Field(None, description="learn the first so many tokens of an answer; all by default")
     objective: Literal["likelihood", "preference"] | None = Field(
         None,
-        description="asked of function prompts: that the donor's answers be likely, or likelier than the target's",
+        description="asked of function prompts: that the donor's answers be likely, or likelier than the target's "
+        "(squared, so that prompts where they are not count most)",
     )
     candidates: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(
         None, description="share of all parameters, best-ranked first, that gets a gate"

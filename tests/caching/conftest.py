@@ -71,7 +71,8 @@ def write_study(root: Path) -> Workshop:
         "prompts": prompts,
         "generation": {"max_new_tokens": 20},
         "method": {"name": "cnt", "nodes": 2, "lambda": [0.0], "aim": 0.9},
-        "controls": {"random_seeds": 1, "curve": [1.0]},
+        "controls": {"random_seeds": 1},
+        "frontier": {"budgets": [0.05], "random_seeds": 1, "resamples": 2},
         "run": {"batch_size": 64, "threads": 1},
     }
     (root / "study.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

@@ -79,7 +79,7 @@ OTHER_COMMANDS = [
     Fault(
         "unknown document",
         lambda b: None,
-        ("there is no document 'runs'", "run, plan, status, study"),
+        ("there is no document 'runs'", "run, plan, status, donors, study"),
         (("schema", "runs"),),
     ),
     Fault(

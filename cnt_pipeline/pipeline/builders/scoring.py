@@ -55,7 +55,7 @@ def terms_of(context: Context, settings: LearnSettings) -> list[Term]:
         share = settings.keep / 2 / settings.misfire
         lookalike = Term("lookalike", kept, settings.misfire, rest, misfires, likelihood=share)
     return [
-        Term("function", examples("function", theirs), 1.0, settings.prompts, against),
+        Term("function", examples("function", theirs), 1.0, settings.prompts, against, squared=bool(against)),
         lookalike,
         Term("utility", examples("utility", ours["utility"]), settings.keep / 2, half),
     ]

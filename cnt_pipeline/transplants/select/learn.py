@@ -26,6 +26,8 @@ class Term:
     Without `against` it is the mean NLL per token of each prompt's answer in `examples`. With `against`, another answer
     to each prompt, it is `-log P(the first rather than the other)`, P the odds of the two whole answers: it rests where
     the model already prefers the first, whatever the words; `likelihood` times the first's mean NLL per token is added.
+    `squared` squares it: the prompts that are furthest from preferring the first then count most, and a set that must
+    win nearly all of them gets smaller than one that wins most of them by far.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Term:
     take: int
     against: tuple[Example, ...] = ()
     likelihood: float = 0.0
+    squared: bool = False
 
     def answers(self, prompt: int) -> tuple[Example, ...]:
         """The answers to one prompt that the loss compares."""
@@ -200,7 +203,8 @@ def _values(model: torch.nn.Module, part: list[tuple[Term, int]]) -> Tensor:
     for (term, _), group in zip(part, answers, strict=True):
         value = means[first]
         if term.against:
-            value = torch.nn.functional.softplus(sums[first] - sums[first + 1]) + term.likelihood * value
+            odds = torch.nn.functional.softplus(sums[first] - sums[first + 1])
+            value = (odds.square() if term.squared else odds) + term.likelihood * value
         values.append(value)
         first += len(group)
     return torch.stack(values)

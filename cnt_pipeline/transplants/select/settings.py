@@ -45,7 +45,7 @@ class LearnSettings:
 _COMMON = ("steps", "rate", "prompts", "others", "keep", "objective", "candidates", "start", "misfire", "tokens")
 DEFAULTS: dict[str, LearnSettings] = {
     "mask": LearnSettings(
-        steps=200, rate=0.1, prompts=32, others=8, keep=1.0, objective="preference", candidates=0.5, start=0.0,
+        steps=240, rate=0.1, prompts=32, others=8, keep=1.0, objective="preference", candidates=0.3, start=0.0,
         price=40.0, reads=(*_COMMON, "price"),
     ),
     "prune": LearnSettings(

@@ -129,6 +129,14 @@ def test_a_preference_compares_whole_answers_and_its_gates_follow_it(pair: tuple
     assert rows[0]["function"] == pytest.approx(float(np.log1p(np.exp(margins)).mean()), rel=1e-4)
     assert rows[-1]["function"] < rows[0]["function"]
     assert rows[-1]["function"] == pytest.approx(learning[1].curve.rows[-1]["function"], rel=1e-3)
+    squared = GateTrainer(
+        swap, [Term("function", EXAMPLES, 1.0, 5, other, squared=True)],
+        CandidateGates(swap, space, candidates(space, 60)), lambda gates: gates, torch.zeros(60), rate=0.1, seed=0,
+        batch_size=64,
+    )  # fmt: skip
+    squared.train(1, 0, 1)
+    square = float((np.log1p(np.exp(margins)) ** 2).mean())
+    assert squared.curve.rows[0]["function"] == pytest.approx(square, rel=1e-4)
 
 
 def test_a_price_closes_gates_that_earn_nothing(pair: tuple[GatedSwap, Space]) -> None:

@@ -75,7 +75,7 @@ class Bench:
         )
         against = others if settings.objective == "preference" else ()
         return [
-            Term("function", examples["function"], 1.0, settings.prompts, against),
+            Term("function", examples["function"], 1.0, settings.prompts, against, squared=bool(against)),
             Term("lookalike", examples["lookalike"], 0.5, settings.others // 2),
             Term("utility", examples["utility"], 0.5, settings.others // 2),
         ]
