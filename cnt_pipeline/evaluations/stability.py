@@ -111,7 +111,9 @@ def agreement(
         # Where the k-th best of this resample stands in the full ranking; it is kept at a count if that is no further.
         places = rank[np.argsort(-row, kind="stable")]
         overlap[number] = [float((places[:count] <= count).mean()) for count in counts]
-        spearman[number] = float(np.corrcoef(rankdata(row), ranks)[0, 1])
+        # Models without a difference score every neuron alike: an order that agrees with no other.
+        alike = np.ptp(row) == 0 or np.ptp(full) == 0
+        spearman[number] = 0.0 if alike else float(np.corrcoef(rankdata(row), ranks)[0, 1])
     return overlap, spearman
 
 

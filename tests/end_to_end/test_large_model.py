@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.probe_memory import LIMIT_GB, measured, write_pair
 
 
+@pytest.mark.timeout(1200)  # writing two such models takes a busy machine minutes
 def test_path_effects_of_a_billion_parameters_take_little_more_memory_than_the_target(tmp_path: Path) -> None:
     parameters = write_pair(tmp_path)
     figures = measured(tmp_path)
