@@ -2,8 +2,8 @@
 
     g = sigmoid(2 l),  minimise  L_f + NLL(y_T | P_u and P_n) + price(t) * sum(g * parameters) / all
 
-`L_f` is NLL(y_D | P_f), or by default the square of `-log P(y_D rather than y_T | P_f)`, which asks for the function and
-not for the donor's words and minds the prompts without it most: on the packaged pair that needs 6 % fewer parameters.
+`L_f` is NLL(y_D | P_f), or by default the square of `-log P(y_D rather than y_T | P_f)`, which asks for the function
+and not for the donor's words, and minds the prompts without it most: 6 % fewer parameters on the packaged pair.
 
 The price rises linearly. What a set is worth shows only with hard gates on prompts that it was not learned on, so
 the open gates (`l > 0`) are judged now and then on the way, with amplitude 1 on the open and 0 elsewhere. The logits
