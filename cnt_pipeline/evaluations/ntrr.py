@@ -16,8 +16,7 @@ import numpy as np
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.measures.intervals import CONFIDENCE, RESAMPLES, Estimate
-from cnt_pipeline.measures.metrics import METRICS
-from cnt_pipeline.measures.scorers import SCORERS
+from cnt_pipeline.measures.metrics import ROUNDING, falls_short, judged
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.study.schema import Accept, Function
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 BUDGET = 0.0024
 """Share of all parameters that move: the largest budget of the published transfers."""
 FILE = "ntrr.json"
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,13 @@ def lead_of(
     function: Function, prompts: Sequence[Prompt], target: Sequence[Completion], donor: Sequence[Completion]
 ) -> Lead:
     """How far a donor leads the target on the prompts that the metric can judge."""
-    means = [float(np.mean(_scores(function, prompts, rows))) for rows in (target, donor)]
+    means = [float(np.mean(judged(function.measured_by, prompts, rows))) for rows in (target, donor)]
     return Lead(means[0], means[1], function.sign * (means[1] - means[0]))
 
 
 def inadmissible(lead: Lead, function: Function, accept: Accept) -> str:
     """Why a donor is not admitted, in a sentence."""
-    side = "above" if function.direction == "add" else "below"
-    return (
-        f"not admissible: on selection prompts its {function.measured_by} is {lead.donor:.2f} and the target's "
-        f"{lead.target:.2f}, but it must lie at least {accept.donor_margin:.2f} {side}"
-    )
+    return f"not admissible: {falls_short(function, lead.target, lead.donor, accept.donor_margin)}"
 
 
 def recovered(sign: int, target: Sequence[float], donor: Sequence[float], new: Sequence[float], seed: int) -> Estimate:
@@ -96,7 +90,7 @@ def write_ntrr(
     chosen = space.top_within(order, round(share * space.total_parameters))
     outcome, values = judge.outcome_and_scores(space.gates(chosen, 1.0, device_of(judge.swap.model)))
     prompts = judge.sets["function"].prompts
-    target, donor = (_scores(function, prompts, said) for said in rows)
+    target, donor = (judged(function.measured_by, prompts, said) for said in rows)
     parameters = space.parameters(chosen)
     document = {
         "budget": share,
@@ -110,9 +104,3 @@ def write_ntrr(
     }
     (folder / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
-
-
-def _scores(function: Function, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> list[float]:
-    """The function metric on every prompt that it can judge, which does not depend on the answer."""
-    scorer = SCORERS[METRICS[function.measured_by].scorer][0]
-    return [v for v in (scorer(p, c) for p, c in zip(prompts, rows, strict=True)) if v is not None]

@@ -9,11 +9,9 @@ import polars as pl
 
 from cnt_pipeline.evaluations.schema import METRICS, SAMPLES, VERDICT
 from cnt_pipeline.measures.intervals import bootstrap_mean
-from cnt_pipeline.measures.metrics import MISFIRES
+from cnt_pipeline.measures.metrics import MISFIRES, ROUNDING
 from cnt_pipeline.study.schema import Accept, Function
 
-ROUNDING = 1e-9
-"""How far a difference of shares may miss a limit that it meets on paper."""
 CONTROLS = ("control_random", "control_largest_delta")
 
 

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.errors import InputError, StudyError
 from cnt_pipeline.measures.scorers import SCORERS
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.study.schema import KINDS, Function, Kind
+
+ROUNDING = 1e-9
+"""How far a sum of shares may miss a limit that it meets on paper."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,28 @@ def unjudged(name: str) -> InputError:
     column = _NEEDED[scorer][0] if scorer in _NEEDED else "answers"
     return InputError(
         f"the metric {name} can judge no {kind} prompt: give prompts.{kind} a column of {column} (see `columns:`)"
+    )
+
+
+def judged(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> list[float]:
+    """A metric's scorer on the samples that it can judge.
+
+    Raises:
+        InputError: it can judge none of them.
+    """
+    scorer = SCORERS[METRICS[metric].scorer][0]
+    values = [v for v in (scorer(p, c) for p, c in zip(prompts, rows, strict=True)) if v is not None]
+    if not values:
+        raise unjudged(metric)
+    return values
+
+
+def falls_short(function: Function, target: float, donor: float, margin: float) -> str:
+    """That a donor does not lead the target by `margin`, in the middle of a sentence."""
+    side = "above" if function.direction == "add" else "below"
+    return (
+        f"on selection prompts its {function.measured_by} is {donor:.2f} and the target's {target:.2f}, but it must "
+        f"lie at least {margin:.2f} {side}"
     )
 
 

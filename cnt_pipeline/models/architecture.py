@@ -47,6 +47,11 @@ class Matrix:
     width: int
 
     @property
+    def transposed(self) -> bool:
+        """Whether the tensor is stored [in, out], as transformers' Conv1D does."""
+        return (self.axis == 1) == (self.side == "row")
+
+    @property
     def neurons(self) -> int:
         """How many neurons the family has in this layer."""
         return len(self.positions)

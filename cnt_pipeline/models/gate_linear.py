@@ -52,7 +52,7 @@ class GateLinear:
         self.memory = memory
         self.row = matrices[0].side == "row"
         self.axis = matrices[0].axis
-        self.transposed = (self.axis == 1) == self.row
+        self.transposed = matrices[0].transposed
         self.donor = donor
         self._kept: dict[str, Tensor] = {}
         self._mixed: Tensor | None = None

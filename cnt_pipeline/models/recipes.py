@@ -172,7 +172,7 @@ def _add_adapters(model: nn.Module, recipe: LoraSft, modules: Mapping[str, Matri
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         target_modules=list(modules),
-        fan_in_fan_out=any(map(_is_transposed, modules.values())),
+        fan_in_fan_out=any(matrix.transposed for matrix in modules.values()),
         lora_dropout=0.0,
         bias="none",
     )
@@ -217,14 +217,9 @@ def write_merged(base: Path, adapters: Adapters, families: Sequence[str] | None,
         tensors.clear()
 
 
-def _is_transposed(matrix: Matrix) -> bool:
-    """Whether the matrix is stored [in, out], as transformers' Conv1D does."""
-    return (matrix.axis == 1) == (matrix.side == "row")
-
-
 def _merged(index: CheckpointIndex, matrix: Matrix, adapters: Adapters) -> Tensor:
     change = adapters.change(matrix.module)
-    if _is_transposed(matrix):
+    if matrix.transposed:
         change = change.T
     weight = read_array(index, matrix.tensor)
     return (weight.float() + change).to(getattr(torch, TORCH_NAMES[index[matrix.tensor].dtype])).contiguous()

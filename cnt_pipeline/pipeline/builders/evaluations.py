@@ -12,6 +12,7 @@ from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
 from cnt_pipeline.evaluations.score import score as write_scores
 from cnt_pipeline.evaluations.stability import write_stability
 from cnt_pipeline.evaluations.verdict import write_verdict
+from cnt_pipeline.measures.metrics import judged
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
@@ -22,10 +23,8 @@ from cnt_pipeline.pipeline.step import SUBJECTS
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Effect
-from cnt_pipeline.transplants.methods import resolve
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION
 from cnt_pipeline.transplants.select.candidates import Indices, gates_of, read_orders
-from cnt_pipeline.transplants.select.judge import scores
 
 
 def score(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -46,7 +45,7 @@ def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
     chosen = Chosen(
         neurons=space.numbers(plan),
         gates=gates_of(plan, context.models.architecture(), device_of(judge.swap.model)),
-        selection=setting.get("selection", resolve(study.method).selection),
+        selection=setting["selection"],
         effect=effects[0],
         eta=setting["eta"],
         lookalike_weight=setting["lookalike_weight"],
@@ -65,7 +64,7 @@ def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
         chosen,
         orders,
         read_orders(context.path("deltas", RANKING), space, None)[0.0],
-        scores(judge.metric, function, read_said(context, "donor_completions", ["function"])["function"]),
+        judged(judge.metric, function, read_said(context, "donor_completions", ["function"])["function"]),
         Settings(
             budgets=tuple(sorted(study.frontier.budgets)),
             etas=tuple(sorted(study.frontier.eta)),

@@ -11,11 +11,12 @@ import polars as pl
 import pyarrow as pa
 
 from cnt_pipeline.errors import InadmissibleError
+from cnt_pipeline.measures.metrics import ROUNDING, falls_short
 from cnt_pipeline.store.parquet import write_parquet
 from cnt_pipeline.study.schema import Accept, Function
 from cnt_pipeline.transplants.plan import TransplantPlan
 from cnt_pipeline.transplants.select.candidates import Floats, Indices, Space
-from cnt_pipeline.transplants.select.judge import ROUNDING, Baselines
+from cnt_pipeline.transplants.select.judge import Baselines
 from cnt_pipeline.transplants.select.learn import Curve
 from cnt_pipeline.transplants.select.search import Found, Trial
 
@@ -32,12 +33,9 @@ def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept
         InadmissibleError: with both figures.
     """
     if baselines.distance < accept.donor_margin - ROUNDING:
-        verb = "above" if function.direction == "add" else "below"
+        short = falls_short(function, baselines.target.function, baselines.donor.function, accept.donor_margin)
         raise InadmissibleError(
-            f"the donor is not admissible: on selection prompts its {function.measured_by} is "
-            f"{baselines.donor.function:.2f} and the target's {baselines.target.function:.2f}, but it must lie at "
-            f"least {accept.donor_margin:.2f} {verb}; "
-            "choose another donor, or other function prompts"
+            f"the donor is not admissible: {short}; choose another donor, or other function prompts"
         )
 
 

@@ -8,18 +8,15 @@ import torch
 
 from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete, reference_nll
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.measures.metrics import METRICS, MISFIRES, unjudged
-from cnt_pipeline.measures.scorers import SCORERS, coherence
+from cnt_pipeline.measures.metrics import MISFIRES, ROUNDING, judged
+from cnt_pipeline.measures.scorers import coherence
 from cnt_pipeline.models import teacher
 from cnt_pipeline.models.gates import GatedSwap, Gates
 from cnt_pipeline.models.teacher import Example
-from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.study.schema import KINDS, Accept, Function, Generation, Kind
 
 _BY_CHOICES = {"pronoun_gap"}
 """Metrics that read likelihoods of choices and no answer."""
-ROUNDING = 1e-9
-"""How far a sum of shares may miss a limit that it meets on paper."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +63,6 @@ class Baselines:
         )
 
 
-def scores(metric: str, prompts: Sequence[Prompt], rows: Sequence[Completion]) -> list[float]:
-    """A metric's scorer on the samples that it can judge.
-
-    Raises:
-        InputError: it can judge none of them.
-    """
-    scorer = SCORERS[METRICS[metric].scorer][0]
-    values = [v for v in (scorer(p, c) for p, c in zip(prompts, rows, strict=True)) if v is not None]
-    if not values:
-        raise unjudged(metric)
-    return values
-
-
 class Judge:
     """Asks the gated model what the function, misfire and utility metrics need, and nothing more."""
 
@@ -112,7 +96,7 @@ class Judge:
             rows: dict[Kind, list[Completion]] = {
                 "function": self._ask("function", answers=self.metric not in _BY_CHOICES)
             }
-            values = scores(self.metric, self.sets["function"].prompts, rows["function"])
+            values = judged(self.metric, self.sets["function"].prompts, rows["function"])
             function = Outcome(sum(values) / len(values))
             if enough is not None and self.baselines.recovery(function) < enough - ROUNDING:
                 return function, values
@@ -122,7 +106,7 @@ class Judge:
 
     def _of_rows(self, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
         def mean(kind: Kind, metric: str) -> float:
-            values = scores(metric, self.sets[kind].prompts, rows[kind])
+            values = judged(metric, self.sets[kind].prompts, rows[kind])
             return sum(values) / len(values)
 
         everything = [(prompt, kind, i) for kind in KINDS for i, prompt in enumerate(self.sets[kind].prompts)]

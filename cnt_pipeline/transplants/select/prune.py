@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from cnt_pipeline.measures.metrics import ROUNDING
 from cnt_pipeline.models.gates import GatedSwap
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.transplants.select.candidates import Floats, Indices, Space
-from cnt_pipeline.transplants.select.judge import ROUNDING
 from cnt_pipeline.transplants.select.layout import CandidateGates
 from cnt_pipeline.transplants.select.learn import Curve, GateTrainer, Term
 from cnt_pipeline.transplants.select.search import Found, Search

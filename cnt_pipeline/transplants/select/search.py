@@ -11,11 +11,12 @@ from itertools import product
 
 import numpy as np
 
+from cnt_pipeline.measures.metrics import ROUNDING
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.study.schema import Accept, Method
 from cnt_pipeline.transplants.select.candidates import Floats, Indices, Space
-from cnt_pipeline.transplants.select.judge import ROUNDING, Judge, Outcome
+from cnt_pipeline.transplants.select.judge import Judge, Outcome
 from cnt_pipeline.transplants.select.units import Order
 
 _FIRST_SHARE = 1e-4
