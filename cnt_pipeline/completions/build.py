@@ -19,7 +19,11 @@ from cnt_pipeline.study.schema import Generation
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """A prompt set in one tokenizer's tokens, ready to be asked of any model that shares it."""
+    """A prompt set in one tokenizer's tokens, ready to be asked of any model that shares it.
+
+    `answers` holds what the likelihood of a free answer is measured on: the first reference, and nothing where a prompt
+    gives choices, which are compared with one another.
+    """
 
     prompts: tuple[Prompt, ...]
     tokens: tuple[tuple[int, ...], ...]
@@ -52,9 +56,13 @@ def encode_set(tokenizer: Any, prompts: Sequence[Prompt], settings: Generation, 
     return EncodedSet(
         prompts=tuple(prompts),
         tokens=tuple(tokens),
-        answers=tuple(continuation(p.first_answer.removeprefix(p.prefix)) if p.first_answer else () for p in prompts),
+        answers=tuple(continuation(_free_answer(prompt).removeprefix(prompt.prefix)) for prompt in prompts),
         choices=tuple(tuple(continuation(choice) for choice in p.choices) for p in prompts),
     )
+
+
+def _free_answer(prompt: Prompt) -> str:
+    return prompt.reference if prompt.choices else prompt.first_answer
 
 
 def context_length(model: nn.Module) -> int | None:

@@ -1,1 +1,1 @@
-VERSION = 2
+VERSION = 3

@@ -86,7 +86,7 @@ def same_function(model: nn.Module, other: nn.Module, prompts: Sequence[tuple[in
     examples = [Example((*tokens, 0), len(tokens)) for tokens in prompts]
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 1e-1
     for batch in teacher.batches(examples, len(examples), teacher.device_of(model), teacher.pad_of(model)):
-        one, two = teacher.answer_logits(model, batch), teacher.answer_logits(other, batch)
+        one, two = teacher.answer_logits(model, batch, share=False), teacher.answer_logits(other, batch, share=False)
         if not bool(((one - two).abs().mean() <= tolerance * one.std()).item()):
             return False
     return True

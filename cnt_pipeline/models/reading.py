@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnt_pipeline.models.common_start import common_start, read_start, worth_sharing
 from cnt_pipeline.models.teacher import device_of, pad_of
-
-_WORTH_SHARING = 8
-"""Tokens from which on a common start is read once instead of once a prompt."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Read:
 def read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Read:
     """Read a batch of prompts, padded on the left (behind what all have in common)."""
     device = device_of(model)
-    shared = _shared_start(model, prompts)
+    shared = worth_sharing(model, common_start(prompts, min(map(len, prompts)) - 1), len(prompts))
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_of(model), dtype=torch.long)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -38,7 +36,7 @@ def read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Read:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(
         input_ids=ids[:, shared:], attention_mask=mask, position_ids=positions[:, shared:],
-        past_key_values=_read_start(model, ids[:1, :shared], len(prompts)), use_cache=True, logits_to_keep=1,
+        past_key_values=read_start(model, ids[:1, :shared], len(prompts)), use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     return Read(out.logits[:, -1], out.past_key_values, mask)
 
@@ -91,27 +89,3 @@ def _batch(
     tokens = logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     values: list[float] = torch.where(mask.bool(), tokens, 0).sum(-1).tolist()
     return values
-
-
-def _shared_start(model: nn.Module, prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts have in common at their start, where reading them once pays; else 0.
-
-    A chat template's system message is half of many a prompt. The padding then comes behind it, where a sliding window
-    would count it as text.
-    """
-    if len(prompts) < 2 or getattr(model.config, "sliding_window", None):
-        return 0
-    ordered = sorted(map(tuple, prompts))
-    first, last = ordered[0], ordered[-1]
-    limit = min(map(len, prompts)) - 1
-    shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    return shared if shared >= _WORTH_SHARING else 0
-
-
-def _read_start(model: nn.Module, start: Tensor, copies: int) -> Any:
-    """The key-value cache of `start`, `[1, tokens]`, for `copies` prompts; None where there is nothing to read."""
-    if not start.numel():
-        return None
-    cache = model.base_model(input_ids=start, use_cache=True).past_key_values  # type: ignore[operator]
-    cache.batch_repeat_interleave(copies)
-    return cache

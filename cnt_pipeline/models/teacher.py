@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cnt_pipeline.models.common_start import common_start, read_start, worth_sharing
+
 
 @dataclass(frozen=True)
 class Example:
@@ -23,7 +25,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded examples. Scored positions are listed flat: logits at (`row`, `column`) predict `answer`."""
+    """Right-padded examples. Scored positions are listed flat: logits at (`row`, `column`) predict `answer`.
+
+    `common` is the number of tokens that all begin with and none of which predicts an answer.
+    """
 
     members: tuple[int, ...]
     input_ids: Tensor
@@ -31,6 +36,7 @@ class Batch:
     row: Tensor
     column: Tensor
     answer: Tensor
+    common: int
 
 
 def batches(examples: Sequence[Example], batch_size: int, device: torch.device, pad: int) -> Iterator[Batch]:
@@ -57,21 +63,30 @@ def make_batch(examples: Sequence[Example], members: Sequence[int], device: torc
         columns += [column - 1 for column in answered]
         answers += [tokens[column] for column in answered]
     flat = torch.tensor([rows, columns, answers], dtype=torch.long, device=device).reshape(3, -1)
-    return Batch(tuple(members), ids.to(device), mask.to(device), flat[0], flat[1], flat[2])
+    common = common_start([examples[i].tokens for i in members], min(examples[i].start for i in members) - 1)
+    return Batch(tuple(members), ids.to(device), mask.to(device), flat[0], flat[1], flat[2], max(common, 0))
 
 
-def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
+def answer_logits(model: nn.Module, batch: Batch, share: bool = True) -> Tensor:
     """Logits `[scored tokens, vocabulary]` at the scored positions only, in float32.
 
     They come back to the batch's device, wherever the head lies. It runs on those positions alone: logits of whole
     sequences cost a fifth of a forward pass and most memory.
+
+    With `share` the start that all examples have in common is read once, also under autograd. Whoever watches layers
+    for what single examples do there, or computes layers twice (checkpointing), must not share.
     """
+    shared = worth_sharing(model, batch.common, len(batch.members)) if share else 0
     body = model.base_model(  # type: ignore[operator]
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        input_ids=batch.input_ids[:, shared:],
+        attention_mask=batch.attention_mask,
+        position_ids=torch.arange(shared, batch.input_ids.shape[1], device=batch.input_ids.device).unsqueeze(0),
+        past_key_values=read_start(model, batch.input_ids[:1, :shared], len(batch.members)),
+        use_cache=bool(shared),
     )
     states: Tensor = body.last_hidden_state
     head = model.get_output_embeddings()  # type: ignore[operator]
-    hidden = states[batch.row.to(states.device), batch.column.to(states.device)].to(head.weight.device)
+    hidden = states[batch.row.to(states.device), (batch.column - shared).to(states.device)].to(head.weight.device)
     logits: Tensor = head(hidden).to(batch.answer.device).float()
     cap = getattr(model.config, "final_logit_softcapping", None)
     if isinstance(cap, int | float):
@@ -79,9 +94,9 @@ def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def token_nll(model: nn.Module, batch: Batch) -> Tensor:
-    """Negative log-likelihood of every scored token, `[scored tokens]`, in nats."""
-    return nn.functional.cross_entropy(answer_logits(model, batch), batch.answer, reduction="none")
+def token_nll(model: nn.Module, batch: Batch, share: bool = True) -> Tensor:
+    """Negative log-likelihood of every scored token, `[scored tokens]`, in nats; `share` as in `answer_logits`."""
+    return nn.functional.cross_entropy(answer_logits(model, batch, share), batch.answer, reduction="none")
 
 
 def per_example(values: Tensor, batch: Batch, mean: bool = True) -> Tensor:

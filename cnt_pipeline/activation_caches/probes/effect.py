@@ -80,7 +80,7 @@ def _gradients(
     """As `batch_gradients`, at the gates whose `effects` are given."""
     scale = _loss_scale(model)
     with torch.enable_grad(), teacher.differentiable_inputs(model):
-        losses = teacher.per_example(teacher.token_nll(model, batch), batch)
+        losses = teacher.per_example(teacher.token_nll(model, batch, share=False), batch)
         (losses * weights.to(losses.device)).sum().mul(scale).backward()  # type: ignore[no-untyped-call]
     found = {key: gradient / scale for key, gradient in effects.by_key.items()}
     effects.by_key.clear()

@@ -35,7 +35,8 @@ def inside_effects(context: Context, space: Space) -> InsideEffects:
 def terms_of(context: Context, settings: LearnSettings) -> list[Term]:
     """The donor's answers to function prompts, and `keep` times the target's to the others.
 
-    Look-alike and utility prompts are half each of the others, so that together they count as one set.
+    Look-alike and utility prompts are half each of the others, so that together they count as one set. Where a utility
+    prompt has a reference in free text, that counts beside the target's answer: it must not get less likely either.
     """
     sets = _scoring_sets(context)
     ours = read_said(context, "target_scoring")
@@ -54,10 +55,16 @@ def terms_of(context: Context, settings: LearnSettings) -> list[Term]:
         misfires = examples("lookalike", [theirs[i % len(theirs)] for i in range(len(kept))])
         share = settings.keep / 2 / settings.misfire
         lookalike = Term("lookalike", kept, settings.misfire, rest, misfires, likelihood=share)
+    useful = sets["utility"]
+    references = tuple(
+        _cut(Example(tokens + answer, len(tokens)), settings.tokens)
+        for prompt, tokens, answer in zip(useful.prompts, useful.tokens, useful.answers, strict=True)
+        if prompt.reference and answer
+    )
     return [
         Term("function", examples("function", theirs), 1.0, settings.prompts, against, squared=bool(against)),
         lookalike,
-        Term("utility", examples("utility", ours["utility"]), settings.keep / 2, half),
+        Term("utility", examples("utility", ours["utility"]) + references, settings.keep / 2, half),
     ]
 
 

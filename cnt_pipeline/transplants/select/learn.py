@@ -157,7 +157,7 @@ class GateTrainer:
         losses = dict.fromkeys(counts, 0.0)
         for part in _parts(drawn, self.batch_size):
             with torch.enable_grad(), self.opened(self.gates(self.free) * self.alive):
-                values = _values(self.swap.model, part)
+                values = _values(self.swap.model, part, share=not self.swap.checkpointing)
                 shares = values.new_tensor([term.weight / counts[term.name] for term, _ in part])
                 (values * shares).sum().backward()  # type: ignore[no-untyped-call]
             for (term, _), value in zip(part, values.tolist(), strict=True):
@@ -191,12 +191,12 @@ def _parts(drawn: list[tuple[Term, int]], batch_size: int) -> Iterator[list[tupl
         yield part
 
 
-def _values(model: torch.nn.Module, part: list[tuple[Term, int]]) -> Tensor:
+def _values(model: torch.nn.Module, part: list[tuple[Term, int]], share: bool) -> Tensor:
     """The loss of each prompt, `[prompts]`."""
     answers = [term.answers(prompt) for term, prompt in part]
     examples = [answer for group in answers for answer in group]
     batch = teacher.make_batch(examples, range(len(examples)), teacher.device_of(model), teacher.pad_of(model))
-    tokens = teacher.token_nll(model, batch)
+    tokens = teacher.token_nll(model, batch, share)
     means, sums = teacher.per_example(tokens, batch), teacher.per_example(tokens, batch, mean=False)
     values = []
     first = 0

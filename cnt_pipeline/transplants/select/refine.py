@@ -75,7 +75,7 @@ class InsideEffects:
                     examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)
                 ):
                     with torch.enable_grad(), teacher.differentiable_inputs(model):
-                        losses = teacher.per_example(teacher.token_nll(model, batch), batch)
+                        losses = teacher.per_example(teacher.token_nll(model, batch, share=False), batch)
                         scale = weights[list(batch.members)].to(losses.device)
                         (losses * scale).sum().backward()  # type: ignore[no-untyped-call]
                     for key, gradient in effects.by_key.items():

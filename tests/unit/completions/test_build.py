@@ -60,7 +60,7 @@ def words(count: int, start: int) -> str:
 
 
 PROMPTS = [
-    Prompt(f"{i:016d}", (("user", words(length, i)),), answers=(words(3, i),), choices=(words(1, i), words(4, i + 1)))
+    Prompt(f"{i:016d}", (("user", words(length, i)),), reference=words(3, i), choices=(words(1, i), words(4, i + 1)))
     for i, length in enumerate((3, 9, 1, 14, 5, 5, 2, 11, 7))
 ]
 SETTINGS = Generation(max_new_tokens=NEW)
@@ -252,6 +252,13 @@ def test_the_chat_template_the_prefix_and_the_system_message_reach_the_model(
             generate.encode_prompt(tokenizer, own)
     finally:
         tokenizer.chat_template = before
+
+
+def test_answers_among_choices_are_no_free_answers(speakers: Callable[..., Speaker]) -> None:
+    speaker = speakers("llama")
+    choice = Prompt("c" * 16, (("user", "w5"),), answers=("w6",), choices=("w6", "w7"))
+    both = Prompt("d" * 16, (("user", "w5"),), answers=("w6",), choices=("w6", "w7"), reference="w9")
+    assert encoded(speaker, [choice, both]).answers == ((), (9,))
 
 
 def test_a_reference_that_repeats_the_prefix_is_scored_behind_it(speakers: Callable[..., Speaker]) -> None:

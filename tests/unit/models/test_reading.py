@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from cnt_pipeline.models import reading
+from cnt_pipeline.models import reading, teacher
 from cnt_pipeline.models.generate import greedy
+from cnt_pipeline.models.teacher import Example
 from tests.unit.models.conftest import CONFIGS, build
 
 torch.set_num_threads(1)
@@ -48,3 +49,25 @@ def test_a_common_start_is_read_once(tmp_path: Path) -> None:
     embed.register_forward_hook(lambda module, arguments, output: read.append(arguments[0].shape))
     reading.read_prompts(llama, PROMPTS)
     assert read == [(1, len(START)), (len(PROMPTS), 5)]
+
+
+EXAMPLES = [Example((*prompt, 30, 31 + i), len(prompt)) for i, prompt in enumerate(PROMPTS)]
+
+
+def test_a_shared_start_changes_no_answer_logit_and_no_gradient(model: Any) -> None:
+    batch = teacher.make_batch(EXAMPLES, range(len(EXAMPLES)), torch.device("cpu"), 0)
+    assert batch.common == len(START)
+    weights = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    found = []
+    for share in (True, False):
+        model.zero_grad()
+        nll = teacher.token_nll(model, batch, share)
+        nll.sum().backward()
+        found.append([nll.detach(), *(weight.grad.clone() for weight in weights)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_only_what_predicts_no_answer_is_shared() -> None:
+    same = [Example((*START, 20, 21), len(START)), Example((*START, 22), len(START))]
+    assert teacher.make_batch(same, (0, 1), torch.device("cpu"), 0).common == len(START) - 1
