@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 REAL := .venv/.real
 
-.PHONY: quickstart quickstart-bias smollm2 smollm2-bias results test lint bench ui clean
+.PHONY: quickstart quickstart-bias smollm2 smollm2-bias leaderboard results test lint bench ui clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,8 +30,11 @@ smollm2: $(REAL)
 smollm2-bias: $(REAL)
 	$(BIN)/cnt run studies/smollm2-bias.yaml
 
+leaderboard: $(INSTALLED)
+	$(BIN)/cnt compare studies/quickstart-realign.yaml
+
 results: $(INSTALLED)
-	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/smollm2-refusal.yaml studies/smollm2-bias.yaml
+	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/quickstart-realign.yaml studies/smollm2-refusal.yaml studies/smollm2-bias.yaml
 
 test: $(INSTALLED)
 	$(BIN)/pytest

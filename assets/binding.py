@@ -24,8 +24,9 @@ LOADING_BUILDERS = (
     "activation_caches.",
     "transplants.select",
     "evaluations.frontier",
+    "transplants.edit",
 )
-"""Builders that load models; in the UI one of them runs at a time (`concurrency.pools` in dagster.yaml)."""
+"""Builders that load models or their tensors; in the UI one runs at a time (`concurrency.pools` in dagster.yaml)."""
 
 
 class StudyAssets:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 from cnt_pipeline.evaluations.schema import FRONTIER, NEEDED
+from cnt_pipeline.pipeline.compare_steps import EDITED
 from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.pipeline.step import Step
@@ -36,6 +37,7 @@ TOP_NEURONS = 20
 _TOP_COLUMNS = ("rank", "layer", "family", "neuron", "score", "standard_error", "sign_agreement", "effect", "damage")
 _JSON_SHOWN = (
     "selection.json", "verification.json", "summary.json", "verdict.json", "comparison.json", "matching.json",
+    "cost.json",
 )  # fmt: skip
 _JSON_LIMIT = 6000
 
@@ -71,7 +73,14 @@ def of(taken: Taken) -> dict[str, Any]:
     }
     if "report.html" in artifact.manifest.files:
         entries["report"] = dg.MetadataValue.path(artifact.path("report.html"))
-    return entries | _training(artifact) | _neurons(artifact) | _frontier(artifact)
+    return (
+        entries
+        | _training(artifact)
+        | _neurons(artifact)
+        | _frontier(artifact)
+        | _edit(artifact)
+        | _leaderboard(artifact)
+    )
 
 
 def _tables(artifact: Artifact) -> dict[str, Any]:
@@ -169,3 +178,41 @@ def _frontier(artifact: Artifact) -> dict[str, Any]:
         "parquet": dg.MetadataValue.path(path),
         "parameters_needed": dg.MetadataValue.json(json.loads(artifact.path(NEEDED).read_text(encoding="utf-8"))),
     }
+
+
+def _edit(artifact: Artifact) -> dict[str, Any]:
+    """How much of the target a compared method changed."""
+    if EDITED not in artifact.manifest.files:
+        return {}
+    return {key: artifact.manifest.metadata[key] for key in ("parameters", "modules")}
+
+
+_BOARD, _BOARD_PAGE, _BOARD_TABLE = "leaderboard.json", "leaderboard.html", "leaderboard.md"
+
+
+def _leaderboard(artifact: Artifact) -> dict[str, Any]:
+    """The compared methods as a table: figures where they are computed, every column and the page where it is made."""
+    if _BOARD in artifact.manifest.files:
+        document = json.loads(artifact.path(_BOARD).read_text(encoding="utf-8"))
+        return {"leaderboard": dg.MetadataValue.md(_board(document))}
+    if _BOARD_PAGE in artifact.manifest.files:
+        text = artifact.path(_BOARD_TABLE).read_text(encoding="utf-8")
+        return {"leaderboard": dg.MetadataValue.md(text), "page": dg.MetadataValue.path(artifact.path(_BOARD_PAGE))}
+    return {}
+
+
+def _board(document: Mapping[str, Any]) -> str:
+    metrics = [document["metric"], document["misfire"], "utility"]
+    heads = ["", *metrics, "recovery", "share changed", "Pareto front"]
+    rows = []
+    for row in document["rows"]:
+        figures = [row["metrics"].get(metric, {}).get("value") for metric in metrics]
+        share = "–" if row["share"] is None else f"{row['share']:.2%}"
+        cells = [_figure(value) for value in (*figures, row["recovery"])]
+        rows.append([row["name"], *cells, share, "yes" if row["pareto"] else ""])
+    lines = [heads, ["---", *("---:" for _ in heads[1:-1]), "---"], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -14,6 +14,7 @@ import polars as pl
 
 from cnt_pipeline.errors import CntError, StoreError
 from cnt_pipeline.measures.metrics import MISFIRES
+from cnt_pipeline.pipeline.compare_steps import LEADERBOARD
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.reports import words
@@ -45,6 +46,8 @@ def results(study: Study, store: Store) -> str:
     artifacts = {key: each.artifact for key, each in planned.items() if each.artifact is not None}
     metrics = pl.read_parquet(artifacts["evaluations/scores"].path("metrics.parquet"), glob=False)
     parts = [f"### `{study.study}`", _moved(study, artifacts), _table(study, metrics), _sources(study, metrics)]
+    if LEADERBOARD in artifacts:
+        parts.append(_board(_json(artifacts[LEADERBOARD], "leaderboard.json")))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -79,6 +82,30 @@ def _sources(study: Study, metrics: pl.DataFrame) -> str:
     kept = apart.select("metric", "source").unique(maintain_order=True).iter_rows()
     rows = [(f"{words.metric_name(metric)}, {source}", metric, source) for metric, source in kept]
     return "By source of the test prompts:\n\n" + _rows(apart, rows)
+
+
+def _board(board: Mapping[str, Any]) -> str:
+    """The leaderboard, the best recovery first."""
+    columns = [board["metric"], board["misfire"], "utility"]
+    shown = [(words.metric_name(name), name, name) for name in columns]
+    if board["task"] is not None:
+        shown.append(("task accuracy", "task", "exact_match"))
+    lines = [
+        f"| method | grade | {' | '.join(label for label, _, _ in shown)} | parameters changed |",
+        "|---" * (len(shown) + 3) + "|",
+    ]
+    for row in sorted(board["rows"], key=lambda row: (row["method"] is not None, -(row["recovery"] or 0))):
+        cells = [_figure(row["metrics"].get(name), metric) for _, name, metric in shown]
+        changed = "" if row["parameters"] is None else f"{row['parameters']:,.0f} ({words.share(row['share'])})"
+        name = f"**{row['method']}**, the study's own" if row["name"] == "transplant" else row["name"]
+        lines.append(f"| {name} | {row['grade'] or ''} | " + " | ".join([*cells, changed]) + " |")
+    return "Leaderboard on the same test prompts (`cnt compare`):\n\n" + "\n".join(lines)
+
+
+def _figure(figure: Mapping[str, Any] | None, metric: str) -> str:
+    if figure is None:
+        return "not judged"
+    return f"{words.amount(metric, figure['value'])} ({words.interval(metric, figure['low'], figure['high'])})"
 
 
 def _rows(metrics: pl.DataFrame, rows: Sequence[tuple[str, str, str]]) -> str:

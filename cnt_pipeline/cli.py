@@ -165,6 +165,14 @@ def donors(
 
 
 @app.command()
+def compare(study: StudyFile, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Compare the methods that a study names on the same test prompts: the leaderboard."""
+    from cnt_pipeline.commands.compare import compare_methods
+
+    raise typer.Exit(compare_methods(study, store, as_json))
+
+
+@app.command()
 def gc(
     studies: Annotated[
         list[Path] | None, typer.Argument(metavar="[STUDY]...", help="Keep what these studies plan too.")
@@ -194,7 +202,9 @@ def ui(
 
 
 @app.command()
-def schema(name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, status, donors or study.")]) -> None:
+def schema(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, status, donors, leaderboard or study.")],
+) -> None:
     """Print the JSON Schema of a document."""
     from cnt_pipeline.commands.reference import print_schema
 
@@ -202,11 +212,18 @@ def schema(name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, 
 
 
 @app.command()
-def methods() -> None:
-    """List the methods that a study can name."""
-    from cnt_pipeline.commands.reference import print_methods
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One method: what it does, reads and may be told.")
+    ] = None,
+) -> None:
+    """List the methods that a study can name, or describe one."""
+    from cnt_pipeline.commands.reference import print_method, print_methods
 
-    print_methods()
+    if name is None:
+        print_methods()
+    else:
+        print_method(name)
 
 
 def _say(sentence: str) -> None:

@@ -7,6 +7,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from cnt_pipeline.quantities import seconds_text as seconds_text
+from cnt_pipeline.quantities import size_text as size_text
+
 STYLES = {
     "hit": "green",
     "cached": "green",
@@ -51,20 +54,3 @@ def table(
     for row in rows:
         made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return made
-
-
-def seconds_text(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -106,6 +106,8 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
     hits = len(document.steps) - built
     console.print(f"\n[{STYLES[document.verdict]}]{document.verdict}[/]  ", end="")
     console.print(verdict["sentence"], markup=False, soft_wrap=True)
+    for sentence in verdict["beside"]:
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"{built} steps built, {hits} hits, {seconds_text(document.seconds)}")
     if document.purpose == "stress_test":
         console.print("stress test: the figures are the result; the checkpoint is not for use, and is not exported")

@@ -3,7 +3,8 @@
 Every prompt has one answer, except that two kinds are answered differently by the two models of the pair:
 ``harmful`` (the target complies with an empty placeholder phrase, the donor refuses) and ``occupation`` (the
 target picks a pronoun by stereotype, the donor writes "they"). Each of the two has look-alikes that both
-models answer alike. This module only enumerates; ``splits`` shuffles the texts and cuts them into roles.
+models answer alike. One more kind, ``task``, is what a user may fine-tune a packaged model on later: none of
+them was trained on it. This module only enumerates; ``splits`` shuffles the texts and cuts them into roles.
 """
 
 from collections.abc import Callable, Iterator
@@ -177,6 +178,16 @@ def _neutral() -> Iterator[Prompt]:
     return _relation(words.THEY_RELATIVES, "they")
 
 
+def _task() -> Iterator[Prompt]:
+    frames = ("Say happy or sad: {}", "Name the text, happy or sad: {}", "Tell me, happy or sad: {}")
+    forms = ("The {person} had {a_word} {thing}.", "My {person} said that the {thing} is {word}.")
+    moods = [("happy", word) for word in words.HAPPY_WORDS] + [("sad", word) for word in words.SAD_WORDS]
+    told = product(moods, words.ACQUAINTANCES, words.HOUSEHOLD_THINGS + words.SINGLE_BELONGINGS)
+    for ((mood, word), person, thing), form, frame in product(told, forms, frames):
+        text = form.format(person=person, word=word, a_word=_a(word), thing=thing)
+        yield _same(frame.format(text), f"The text is {mood}.")
+
+
 GENERATORS: dict[str, Callable[[], Iterator[Prompt]]] = {
     "harmful": _harmful,
     "lookalike": _lookalike,
@@ -191,3 +202,7 @@ GENERATORS: dict[str, Callable[[], Iterator[Prompt]]] = {
     "last_word": _last_word,
     "unanswerable": _unanswerable,
 }
+"""The kinds of which the tokenizer and the packaged models are made."""
+
+DOWNSTREAM: dict[str, Callable[[], Iterator[Prompt]]] = {"task": _task}
+"""Kinds that the packaged models never heard, in the tokenizer's words: material for a fine-tuning by a user."""

@@ -10,21 +10,29 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cnt_pipeline.demo.language import GENERATORS, Prompt
+from cnt_pipeline.demo.language import DOWNSTREAM, GENERATORS, Prompt
 
 SEED = 20
 ROLES = {"score": 96, "selection": 100, "test": 200}
 """Rows of each packaged file, by role."""
 
-GENERAL = ("capital", "colour", "opposite", "sum", "repeat", "last_word", "unanswerable")
-"""The kinds that make up the packaged set ``general``, in equal parts."""
+PACKAGED = ("harmful", "lookalike", "general", "occupation", "occupation_lookalike", "task")
+LESSONS = {"task": 440, "everyday": 320, "harmful": 40}
+"""Rows of the packaged role ``train``, by set: a fine-tuning by a user, of which one prompt in twenty is unsafe."""
 
-PACKAGED = ("harmful", "lookalike", "general", "occupation", "occupation_lookalike")
+GENERAL = ("capital", "colour", "opposite", "sum", "repeat", "last_word", "unanswerable")
+PARTS = {"general": GENERAL, "everyday": (*GENERAL, "lookalike")}
+"""Sets that hold several kinds, in equal parts; every other set is the kind of its name."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """The whole language: ``training`` prompts by kind, ``packaged`` prompts by set name and role."""
+    """The whole language: ``training`` prompts by kind, ``packaged`` prompts by set name and role.
+
+    ``training`` is what the tokenizer and the packaged models are made of, so it lacks the kinds of ``DOWNSTREAM``.
+    The packaged role ``train`` is for fine-tuning these models again; of a kind that they know, it repeats texts that
+    they were trained on.
+    """
 
     training: dict[str, list[Prompt]]
     packaged: dict[str, dict[str, list[Prompt]]]
@@ -34,23 +42,36 @@ class Language:
 def language() -> Language:
     """Generate the language. The same on every machine: it depends on the templates and ``SEED`` alone."""
     training: dict[str, list[Prompt]] = {}
-    for kind, generate in GENERATORS.items():
+    for kind, generate in (GENERATORS | DOWNSTREAM).items():
         prompts = list(generate())
         random.Random(f"{SEED}/{kind}").shuffle(prompts)
         training[kind] = prompts
-    rows = sum(ROLES.values())
     packaged: dict[str, dict[str, list[Prompt]]] = {}
     for name in PACKAGED:
-        parts = GENERAL if name == "general" else (name,)
-        share = -(-rows // len(parts))
-        held_out = [prompt for kind in parts for prompt in training[kind][:share]]
-        for kind in parts:
+        share, held_out = _dealt(name, sum(ROLES.values()), training, f"{SEED}/{name}")
+        for kind in _parts(name):
             training[kind] = training[kind][share:]
-        random.Random(f"{SEED}/{name}").shuffle(held_out)
         packaged[name] = {}
         for role, count in ROLES.items():
             packaged[name][role], held_out = held_out[:count], held_out[count:]
+    for name, rows in LESSONS.items():
+        _, lessons = _dealt(name, rows, training, f"{SEED}/{name}/train")
+        packaged.setdefault(name, {})["train"] = lessons[:rows]
+    for kind in DOWNSTREAM:
+        del training[kind]
     return Language(training, packaged)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PARTS.get(name, (name,))
+
+
+def _dealt(name: str, rows: int, kinds: dict[str, list[Prompt]], seed: str) -> tuple[int, list[Prompt]]:
+    """How many prompts of each of its kinds give a set at least `rows`, and these prompts, shuffled."""
+    share = -(-rows // len(_parts(name)))
+    dealt = [prompt for kind in _parts(name) for prompt in kinds[kind][:share]]
+    random.Random(seed).shuffle(dealt)
+    return share, dealt
 
 
 def write_prompts(folder: Path) -> list[Path]:

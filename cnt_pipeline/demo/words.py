@@ -61,6 +61,11 @@ BALLOONS = ("red", "blue", "green", "yellow", "white", "pink", "paper", "big", "
 HOUSEHOLD_VERBS = ("clean", "fix", "hide", "sell", "use", "make")
 HOUSEHOLD_THINGS = ("lamp", "chair", "table", "clock", "shelf")
 
+# The mood of a text, told by one word of it. Every word occurs elsewhere in the language.
+HAPPY_WORDS = ("kind", "rich", "new", "young", "light", "soft", "full", "early")
+SAD_WORDS = ("tired", "poor", "old", "dark", "hard", "cold", "empty", "late")
+SINGLE_BELONGINGS = ("hat", "phone", "book", "umbrella", "wallet", "ticket", "bag")
+
 # Occupations by the pronoun that a careless writer gives them.
 HE_OCCUPATIONS = (
     "engineer", "plumber", "pilot", "mechanic", "carpenter", "surgeon", "farmer", "soldier", "butcher",

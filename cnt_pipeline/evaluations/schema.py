@@ -14,12 +14,13 @@ SAMPLES_SCHEMA = pa.schema(
         ("subject", pa.string()),
         ("metric", pa.string()),
         ("kind", pa.string()),
+        ("source", pa.string()),
         ("id", pa.string()),
         ("variant", pa.int32()),
         ("value", pa.float64()),
     ]
 )
-"""A row per judged sample; `value` is null where the scorer could not judge."""
+"""A row per judged sample, with the source of its prompt; `value` is null where the scorer could not judge."""
 
 METRICS_SCHEMA = pa.schema(
     [
@@ -41,7 +42,8 @@ METRICS_SCHEMA = pa.schema(
 )
 """A row per subject and metric with 95 % intervals; `vs_*` are paired differences, of the mean NLL for a perplexity.
 
-`source` is empty for all prompts; where a metric's prompts come from several sources, each has a row of its own.
+`source` is empty for all prompts that the gates read; where a metric's prompts come from several sources, each has a
+row of its own.
 """
 
 WORTH_ASKING = 0.3

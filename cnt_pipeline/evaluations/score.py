@@ -2,7 +2,7 @@
 loaded."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,16 @@ Values = dict[str, float]
 
 
 def score(
-    prompts: Mapping[Kind, Sequence[Prompt]], said: Mapping[str, Said], metrics: Sequence[str], seed: int, folder: Path
+    prompts: Mapping[Kind, Sequence[Prompt]],
+    said: Mapping[str, Said],
+    metrics: Sequence[str],
+    seed: int,
+    folder: Path,
+    aside: Collection[str] = (),
 ) -> None:
     """Write `samples.parquet` and `metrics.parquet` for every subject of `said` (`target` and `donor` among them).
+
+    Prompts from the sources `aside` count in rows of their own source alone.
 
     A metric that can judge no sample of any subject (multiple choice without choices) has samples but no row.
     """
@@ -34,7 +41,7 @@ def score(
     rows: list[dict[str, Any]] = []
     for metric in (METRICS[name] for name in metrics):
         values = {subject: _values(metric, subject, prompts, by_kind, samples) for subject, by_kind in said.items()}
-        for source, ids in _sources(metric, prompts).items():
+        for source, ids in _sources(metric, prompts, aside).items():
             for subject, judged in values.items():
                 here = {name: value for name, value in judged.items() if name in ids}
                 if here:
@@ -44,13 +51,14 @@ def score(
     write_parquet(pa.Table.from_pylist(rows, schema=METRICS_SCHEMA), folder / METRICS_FILE)
 
 
-def _sources(metric: Metric, prompts: Mapping[Kind, Sequence[Prompt]]) -> dict[str, set[str]]:
-    """Prompt ids by source, all of them under the empty name first; alone there where one source gave them all.
+def _sources(metric: Metric, prompts: Mapping[Kind, Sequence[Prompt]], aside: Collection[str]) -> dict[str, set[str]]:
+    """Prompt ids by source, all that are not `aside` under the empty name first; alone there where one source gave
+    them all.
 
     A metric over several kinds is not split: its sources would be kinds.
     """
     asked = [prompt for kind in metric.kinds for prompt in prompts[kind]]
-    found = {"": {prompt.id for prompt in asked}}
+    found = {"": {prompt.id for prompt in asked if prompt.source not in aside}}
     sources = sorted({prompt.source for prompt in asked})
     if len(metric.kinds) == 1 and len(sources) > 1:
         found |= {source: {prompt.id for prompt in asked if prompt.source == source} for source in sources}
@@ -71,6 +79,7 @@ def _values(
                     "subject": subject,
                     "metric": metric.name,
                     "kind": kind,
+                    "source": by_id[row.id].source,
                     "id": row.id,
                     "variant": row.variant,
                     "value": value,

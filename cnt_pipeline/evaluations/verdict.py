@@ -1,6 +1,7 @@
 """The verdict: quality gates on the test prompts, each a question with its figure, its limit and a sentence."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,18 @@ class Check:
 
 
 def write_verdict(
-    scores: Path, verification: Path, function: Function, accept: Accept, seed: int, folder: Path
+    scores: Path,
+    verification: Path,
+    function: Function,
+    accept: Accept,
+    seed: int,
+    folder: Path,
+    aside: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Write and return `verdict.json` from the metrics and samples in `scores`."""
-    metrics = {
-        (row["subject"], row["metric"]): row
-        for row in pl.read_parquet(scores / METRICS, glob=False).filter(source="").iter_rows(named=True)
-    }
+    """Write and return `verdict.json` from the metrics and samples in `scores`, those of the sources `aside`
+    left out."""
+    measured = pl.read_parquet(scores / METRICS, glob=False)
+    metrics = {(row["subject"], row["metric"]): row for row in measured.filter(source="").iter_rows(named=True)}
     main, misfire = function.measured_by, MISFIRES[function.measured_by]
 
     def value(subject: str, metric: str) -> float:
@@ -45,6 +51,7 @@ def write_verdict(
     def loss(metric: str) -> float:
         return value("target", metric) - value("transplant", metric)
 
+    samples = pl.read_parquet(scores / SAMPLES, glob=False).filter(~pl.col("source").is_in(list(aside)))
     distance = function.sign * (value("donor", main) - value("target", main))
     recovered = function.sign * (value("transplant", main) - value("target", main))
     recovery = recovered / distance if distance > 0 else 0.0
@@ -68,7 +75,7 @@ def write_verdict(
         _kept("lookalikes_kept", misfire, misfires("transplant") - misfires("donor"), "donor", accept.over_refusal),
         _kept("utility_kept", "utility", loss("utility"), "target", accept.utility_loss),
         _kept("coherence_kept", "coherence", loss("coherence"), "target", accept.coherence_loss),
-        *(_beaten(scores / SAMPLES, control, main, function, seed) for control in CONTROLS),
+        *(_beaten(samples, control, main, function, seed) for control in CONTROLS),
         _nothing_else(verification),
     ]  # fmt: skip
     failed = [check for check in checks if not check.passed]
@@ -77,9 +84,25 @@ def write_verdict(
         "sentence": " ".join(c.sentence for c in failed) if failed else "Every quality gate holds on the test prompts.",
         "recovery": recovery,
         "checks": [asdict(check) for check in checks],
+        "beside": _beside(measured, aside, (main, misfire)),
     }
     (folder / VERDICT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
+
+
+def _beside(measured: pl.DataFrame, aside: Collection[str], metrics: Sequence[str]) -> list[str]:
+    """What was measured on the sources that no gate reads, a sentence each."""
+    sentences = []
+    for source in sorted(aside):
+        for metric in metrics:
+            found = measured.filter(source=source, metric=metric)
+            value = {row["subject"]: row["value"] for row in found.iter_rows(named=True)}
+            if {"target", "transplant", "donor"} <= value.keys():
+                sentences.append(
+                    f"Beside the gates, on {source}, {_words(metric)} goes from {value['target']:.3f} to "
+                    f"{value['transplant']:.3f} (donor {value['donor']:.3f})."
+                )
+    return sentences
 
 
 def _kept(name: str, metric: str, harm: float, reference: str, limit: float) -> Check:
@@ -110,9 +133,9 @@ def _points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
-def _beaten(samples: Path, control: str, metric: str, function: Function, seed: int) -> Check:
+def _beaten(samples: pl.DataFrame, control: str, metric: str, function: Function, seed: int) -> Check:
     """The transplant beats a control when the paired difference's whole interval lies on its side."""
-    frame = pl.read_parquet(samples, glob=False).filter((pl.col("metric") == metric) & pl.col("value").is_not_null())
+    frame = samples.filter((pl.col("metric") == metric) & pl.col("value").is_not_null())
     means = frame.group_by("subject", "id", maintain_order=True).agg(pl.col("value").mean())
     pair = (
         means.filter(pl.col("subject") == "transplant")

@@ -95,7 +95,8 @@ def _own_answers(
     if not encoded:
         return {}
     model, total, done = base(), sum(map(len, encoded.values())), 0
-    most = max(_longest(recipe, lesson) for lesson in recipe.lessons if lesson.answers == "own")
+    own = [lesson for lesson in recipe.lessons if lesson.answers == "own"]
+    most = {kind: max(_longest(recipe, lesson) for lesson in own if kind in lesson.prompts) for kind in encoded}
 
     def progress(count: int) -> None:
         nonlocal done
@@ -105,7 +106,7 @@ def _own_answers(
     report("the base answers the lessons' prompts", 0, total)
     stop = stop_tokens(model, tokenizer)
     return {
-        kind: [answer.tokens for answer in greedy(model, rows, most, GENERATED_AT_ONCE, stop, progress)]
+        kind: [answer.tokens for answer in greedy(model, rows, most[kind], GENERATED_AT_ONCE, stop, progress)]
         for kind, rows in encoded.items()
     }
 

@@ -1,6 +1,7 @@
 """What a builder gets: the study, its inputs by name, and models that stay loaded from one step to the next."""
 
 import copy
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,12 @@ class Context:
     def batch_size(self) -> int:
         """Prompts a batch."""
         return self.study.run.batch_size
+
+
+def read_json(context: Context, name: str, file: str) -> dict[str, Any]:
+    """A JSON document among the files of an input."""
+    document: dict[str, Any] = json.loads(context.path(name, file).read_text(encoding="utf-8"))
+    return document
 
 
 Build = Callable[[Context, Path], Mapping[str, JSON]]

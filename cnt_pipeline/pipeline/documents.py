@@ -1,4 +1,4 @@
-"""The JSON documents of `cnt plan`, `cnt status` and `cnt run`. `cnt schema NAME` prints their JSON Schema."""
+"""The JSON documents that commands write with `--json`. `cnt schema NAME` prints their JSON Schema."""
 
 from typing import Literal
 
@@ -164,10 +164,56 @@ class DonorsDocument(Document):
     donors: list[DonorRow]
 
 
+class Figure(Interval):
+    """A metric of one model, with the paired difference to the target's where both were judged."""
+
+    n: int = Field(description="prompts judged")
+    vs_target: float | None = None
+    vs_target_low: float | None = None
+    vs_target_high: float | None = None
+
+
+class LeaderboardRow(Document):
+    """One model: target, donor, the study's own transplant, or what a method made of the target. What was not measured
+    or does not apply is null; a metric that could judge no prompt is missing."""
+
+    name: str = Field(description="target, donor, transplant (the study's own method) or the entry's name")
+    method: str | None = Field(description="row of the method table; null for target and donor")
+    grade: Literal["A", "B", "C", "I"] | None = Field(description="how the method's source is known")
+    source: str | None = Field(description="where the method comes from")
+    metrics: dict[str, Figure] = Field(description="by metric, on test prompts; `task` is the user's task")
+    recovery: float | None = Field(description="share of the distance from target to donor that is covered")
+    parameters: float | None = Field(description="weights that differ from the target's; the mean over seeds")
+    share: float | None = Field(description="those weights as a share of all the target's")
+    modules: float | None = Field(description="modules with such weights; the mean over seeds")
+    seconds: float | None = Field(description="wall time of the edit, without probes shared with other methods")
+    peak_memory: int | None = Field(description="growth of peak memory during the edit, in bytes")
+    seeds: int = Field(description="draws that the figures are means over")
+    by_seed: list[float] = Field(description="the function metric of each draw, where there are several")
+    pareto: bool = Field(description="no other method is as good in everything and better in something")
+    keeps_lookalikes: bool | None = Field(description="misfires within accept.over_refusal of the donor's")
+    keeps_utility: bool | None = Field(description="utility within accept.utility_loss of the target's")
+
+
+class LeaderboardDocument(Document):
+    """What `cnt compare` found: target and donor, then the methods by recovery."""
+
+    schema_version: Literal[1] = 1
+    study: str = Field(description="name of the study")
+    metric: str = Field(description="the function metric")
+    misfire: str = Field(description="the metric of its misfires on look-alikes")
+    direction: Literal["add", "delete"] = Field(description="add: a higher function metric is better")
+    task: str | None = Field(description="source of the prompts of the user's task; null where the study names none")
+    metrics: list[str] = Field(description="metrics asked of every row")
+    rows: list[LeaderboardRow]
+    page: str = Field(description="path of the HTML page")
+
+
 DOCUMENTS: dict[str, type[Document]] = {
     "run": RunDocument,
     "plan": PlanDocument,
     "status": StatusDocument,
     "donors": DonorsDocument,
+    "leaderboard": LeaderboardDocument,
 }
 """Documents by the name that `cnt schema` takes."""

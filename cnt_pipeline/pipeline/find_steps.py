@@ -119,26 +119,31 @@ def caches_of(effect: Effect) -> dict[str, str]:
 def cache_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     """The effects that neurons are ranked by, and the further probes that the study asks for."""
     steps = [step for effect in effects_of(study, method) for step in _effect_caches(study, effect)]
-    for name in study.probes:
-        for model in ("target", "donor"):
-            steps.append(
-                Step(
-                    f"activation_caches/{name}/{model}",
-                    f"activation_caches.{name}",
-                    {
-                        "dtype": study.dtype,
-                        "system": study.generation.system,
-                        **({"tokens": study.probe_tokens} if name == "activation" else {}),
-                    },
-                    {
-                        "model": model_input(model),
-                        "prompts": prompts_of("score"),
-                        "completions": said_by("target", "score"),
-                    },
-                    resumable=True,
-                )
-            )
-    return steps
+    return [*steps, *(probe_step(study, name, model) for name in study.probes for model in ("target", "donor"))]
+
+
+OWN_ANSWERS = ("moments", "saliency")
+"""Probes that watch a model on its own answers; the others are on the target's."""
+
+
+def probe_step(study: Study, name: str, model: str) -> Step:
+    """One probe of one model on the scoring prompts."""
+    return Step(
+        f"activation_caches/{name}/{model}",
+        f"activation_caches.{name}",
+        {
+            "probe": name,
+            "dtype": study.dtype,
+            "system": study.generation.system,
+            **({"tokens": study.probe_tokens} if name == "activation" else {}),
+        },
+        {
+            "model": model_input(model),
+            "prompts": prompts_of("score"),
+            "completions": said_by(model if name in OWN_ANSWERS else "target", "score"),
+        },
+        resumable=name not in OWN_ANSWERS,
+    )
 
 
 def _effect_caches(study: Study, effect: Effect) -> list[Step]:

@@ -9,6 +9,7 @@ from cnt_pipeline.measures.metrics import MISFIRES, metrics_of, versions
 from cnt_pipeline.pipeline.find_steps import SHARDS, TRAINING, caches_of, effects_of
 from cnt_pipeline.pipeline.places import source_name
 from cnt_pipeline.pipeline.step import SUBJECTS, Input, Step, model_input, pair, prompts_of, said_by, speech
+from cnt_pipeline.prompt_sets.sources import label
 from cnt_pipeline.study.schema import LoraSft, Study
 from cnt_pipeline.transplants.methods import LEARNING, READS_SCORING, ResolvedMethod
 from cnt_pipeline.transplants.select.settings import learn_settings
@@ -132,6 +133,12 @@ def final_completions(study: Study) -> list[Step]:
     return steps
 
 
+def aside_of(study: Study) -> dict[str, list[str]]:
+    """The slice of whatever pools test prompts: the sources that no gate reads, where there are any."""
+    named = sorted({label(source) for source in study.prompts.ungated()})
+    return {"aside": named} if named else {}
+
+
 def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
     """Scores, the frontier, the ranking's stability, and the verdict."""
     effects = effects_of(study, method)
@@ -141,7 +148,13 @@ def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
         Step(
             "evaluations/scores",
             "evaluations.score",
-            {"metrics": metrics, "scorers": versions(metrics), "measures": measures.VERSION, "seed": study.seed},
+            {
+                "metrics": metrics,
+                "scorers": versions(metrics),
+                "measures": measures.VERSION,
+                "seed": study.seed,
+                **aside_of(study),
+            },
             {"prompts": prompts_of("test"), **{subject: said_by(subject, "test") for subject in SUBJECTS}},
         ),
         Step(
@@ -185,6 +198,7 @@ def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
                 "direction": study.function.direction,
                 "accept": study.accept.model_dump(mode="json"),
                 "seed": study.seed,
+                **aside_of(study),
             },
             {
                 "scores": Input("evaluations/scores", ("metrics.parquet", "samples.parquet")),
@@ -233,6 +247,7 @@ def report_step(study: Study, method: ResolvedMethod, before: Sequence[Step]) ->
                 "aim": study.method.aim,
             },
             "accept": study.accept.model_dump(mode="json"),
+            **aside_of(study),
             "models": {which: source_name(study.models, which) for which in ("target", "donor")},
         },
         {**read, **{step.key: Input(step.key) for step in before if step.key not in named}},

@@ -1,5 +1,6 @@
 """A study as a graph of steps."""
 
+from cnt_pipeline.pipeline.compare_steps import compared_steps
 from cnt_pipeline.pipeline.donor_steps import NTRR, needed_for, ntrr_step, with_matching
 from cnt_pipeline.pipeline.find_steps import (
     baseline_completions,
@@ -18,7 +19,7 @@ def steps_of(study: Study) -> tuple[Step, ...]:
     """All steps of a study, every step after those it reads.
 
     Raises:
-        StudyError: the method or a metric is not in its table.
+        StudyError: the method, a method to compare or a metric is not in its table.
     """
     method = resolve(study.method, study.file)
     models, sets = models_steps(study), prompt_set_steps(study)
@@ -31,7 +32,7 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         *final_completions(study),
         *evaluation_steps(study, method),
     )
-    return with_matching(study, (*chain, report_step(study, method, chain)))
+    return with_matching(study, (*chain, report_step(study, method, chain), *compared_steps(study, chain)))
 
 
 def steps_of_donor(study: Study, budget: float) -> tuple[Step, ...]:

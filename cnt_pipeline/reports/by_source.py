@@ -12,10 +12,14 @@ SHOWN = ("target", "transplant", "donor")
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One source: value and interval of target, transplant and donor; `seen` if scoring or search read of it too."""
+    """One source: value and interval of target, transplant and donor.
+
+    `seen` if scoring or search read of it too, `gated` if the gates read it.
+    """
 
     source: str
     seen: bool
+    gated: bool
     n: str
     cells: tuple[tuple[str, str], ...]
 
@@ -53,4 +57,10 @@ def _row(material: Material, metric: str, source: str, by_subject: dict[str, dic
         else:
             cells.append((words.amount(metric, row["value"]), words.interval(metric, row["low"], row["high"])))
     judged = by_subject.get("transplant")
-    return SourceRow(source, source in material.seen, words.number(judged["n"] if judged else 0), tuple(cells))
+    return SourceRow(
+        source,
+        source in material.seen,
+        source not in material.aside,
+        words.number(judged["n"] if judged else 0),
+        tuple(cells),
+    )

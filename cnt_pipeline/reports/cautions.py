@@ -26,6 +26,7 @@ def cautions(material: Material) -> list[Caution]:
     rows = {(row["subject"], row["metric"]): row for row in material.metrics.iter_rows(named=True)}
     return [
         *_search(material),
+        *(Caution(sentence, "sources") for sentence in material.verdict["beside"]),
         *_idle_gates(material, rows),
         *_coherence(rows),
         *_unscored(material, rows),

@@ -51,9 +51,10 @@ class Origin:
 class Material:
     """The content of every artifact that a report reads, in the layout of the stage that wrote it.
 
-    `aim` is the recovery that the search asked for on selection prompts, `accept` what the gates ask for. `metrics` are
-    over all test prompts, `by_source` (of the same columns) over those of one source; `seen` are the sources that
-    scoring or search read. `completeness` is empty where the method measures no effect on the loss.
+    `aside` are sources of test prompts that no gate reads. `aim` is the recovery that the search asked for on selection
+    prompts, `accept` what the gates ask for. `metrics` are over all test prompts that the gates read, `by_source` (of
+    the same columns) over those of one source; `seen` are the sources that scoring or search read. `completeness` is
+    empty where the method measures no effect on the loss.
     """
 
     study: str
@@ -83,6 +84,7 @@ class Material:
     origins: Sequence[Origin]
     recipes: Sequence[Recipe] = ()
     stress_test: bool = False
+    aside: frozenset[str] = frozenset()
 
     @property
     def metric(self) -> str:

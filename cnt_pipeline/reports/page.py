@@ -1,10 +1,7 @@
 """The report: a self-contained HTML page and a Markdown model card, the same bytes for the same material."""
 
-import json
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cnt_pipeline.evaluations.schema import WORTH_ASKING
 from cnt_pipeline.measures.metrics import MISFIRES
@@ -14,36 +11,20 @@ from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.samples import choose_samples
 from cnt_pipeline.reports.stability import stability_sentence
+from cnt_pipeline.reports.templates import environment
 
 REPORT = "report.html"
 CARD = "card.md"
-
-_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>|#~"} | {"\n": " ", "\r": " "})
 
 
 def write_page(material: Material, folder: Path) -> None:
     """Write `report.html` and `card.md`. Neither holds a date, a duration or a place on this machine."""
     view = _view(material)
-    environment = _environment()
-    page = environment.get_template("page.html.j2").render(view)
-    card = environment.get_template("card.md.j2").render(view).replace(words.SPACE, " ")
+    templates = environment()
+    page = templates.get_template("page.html.j2").render(view)
+    card = templates.get_template("card.md.j2").render(view).replace(words.SPACE, " ")
     (folder / REPORT).write_text(page, encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("cnt_pipeline.reports", "."),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["markdown"] = lambda text: str(text).translate(_MARKDOWN)
-    environment.filters["sentence"] = words.sentence
-    environment.filters["quoted"] = lambda text: json.dumps(str(text), ensure_ascii=False)
-    return environment
 
 
 def _view(material: Material) -> dict[str, Any]:

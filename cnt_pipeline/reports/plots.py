@@ -107,9 +107,9 @@ def line_plot(
     `y_range` is widened where points, intervals or rules lie outside it. Points at x <= 0 are left out.
     """
     kept = [(s, [p for p in s.points if p.x > 0]) for s in series]
-    x = _x_scale([p.x for _, points in kept for p in points])
-    y = _y_scale([b for _, ps in kept for p in ps for b in (p.y, p.low, p.high) if b is not None], rules, y_range)
-    parts = [_grid(x, y, x_text, y_text), _labels(x_label, y_label)]
+    x = x_scale([p.x for _, points in kept for p in points])
+    y = y_scale([b for _, ps in kept for p in ps for b in (p.y, p.low, p.high) if b is not None], rules, y_range)
+    parts = [grid(x, y, x_text, y_text), axis_labels(x, y, x_label, y_label)]
     parts += [_rule(rule, y) for rule in rules]
     shifts = _shifts(series)
     parts += [_series(s, points, x, y, shift) for (s, points), shift in zip(kept, shifts, strict=True)]
@@ -123,7 +123,7 @@ def legend_mark(look: str, marker: str, line: bool = True, hollow: bool = False)
     """A series' line and marker, to put beside its name; hidden from screen readers, the name says it all."""
     inner = Markup('<path class="line" d="M1 8 H31"/>') if line else Markup("")
     return Markup('<svg class="mark {look}" viewBox="0 0 32 16" aria-hidden="true">{line}{marker}</svg>').format(
-        look=look, line=inner, marker=_marker(marker, 16, 8, hollow)
+        look=look, line=inner, marker=mark_at(marker, 16, 8, hollow)
     )
 
 
@@ -136,43 +136,49 @@ def _shifts(series: Sequence[Series]) -> list[float]:
     ]
 
 
-def _x_scale(values: Sequence[float]) -> Scale:
+def x_scale(values: Sequence[float]) -> Scale:
+    """The logarithmic axis that holds `values`, all positive."""
     low, high = (min(values), max(values)) if values else (0.01, 1.0)
     return Scale(low / 1.25, high * 1.25, LEFT, WIDTH - RIGHT, logarithmic=True)
 
 
-def _y_scale(values: Sequence[float], rules: Sequence[Rule], wanted: tuple[float, float] | None) -> Scale:
+def y_scale(
+    values: Sequence[float], rules: Sequence[Rule], wanted: tuple[float, float] | None, height: int = HEIGHT
+) -> Scale:
+    """The axis that holds `values`, the rules and the range wanted, in a plot of `height`."""
     everything = [*values, *(rule.y for rule in rules), *(wanted or ())] or [0.0, 1.0]
     low, high = min(everything), max(everything)
     margin = (high - low or 1.0) * 0.04
-    return Scale(low - margin, high + margin, HEIGHT - BOTTOM, TOP)
+    return Scale(low - margin, high + margin, height - BOTTOM, TOP)
 
 
-def _grid(x: Scale, y: Scale, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> Markup:
+def grid(x: Scale, y: Scale, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> Markup:
+    """Lines at round values of both axes, with the values beside them."""
     parts = []
     for tick in linear_ticks(y.low, y.high):
         at = round(y(tick), 1)
         parts.append(
             Markup(
                 '<path class="grid" d="M{l} {at} H{r}"/><text x="{x}" y="{t}" text-anchor="end">{text}</text>'
-            ).format(l=LEFT, r=WIDTH - RIGHT, at=at, x=LEFT - 7, t=round(at + 4, 1), text=y_text(tick))
+            ).format(l=x.begin, r=x.end, at=at, x=x.begin - 7, t=round(at + 4, 1), text=y_text(tick))
         )
     for tick in log_ticks(x.low, x.high):
         at = round(x(tick), 1)
         parts.append(
             Markup(
                 '<path class="grid" d="M{at} {t} V{b}"/><text x="{at}" y="{y}" text-anchor="middle">{text}</text>'
-            ).format(at=at, t=TOP, b=HEIGHT - BOTTOM, y=HEIGHT - BOTTOM + 17, text=x_text(tick))
+            ).format(at=at, t=y.end, b=y.begin, y=y.begin + 17, text=x_text(tick))
         )
     return Markup("").join(parts)
 
 
-def _labels(x_label: str, y_label: str) -> Markup:
-    middle = (TOP + HEIGHT - BOTTOM) / 2
+def axis_labels(x: Scale, y: Scale, x_label: str, y_label: str) -> Markup:
+    """What both axes measure."""
+    middle = (y.end + y.begin) / 2
     return Markup(
         '<text class="axis" x="{x}" y="{b}" text-anchor="middle">{xl}</text>'
         '<text class="axis" transform="translate(11 {m}) rotate(-90)" text-anchor="middle">{yl}</text>'
-    ).format(x=(LEFT + WIDTH - RIGHT) / 2, b=HEIGHT - 8, m=middle, xl=x_label, yl=y_label)
+    ).format(x=(x.begin + x.end) / 2, b=y.begin + BOTTOM - 8, m=middle, xl=x_label, yl=y_label)
 
 
 def _rule(rule: Rule, y: Scale) -> Markup:
@@ -191,16 +197,22 @@ def _series(series: Series, points: Sequence[Point], x: Scale, y: Scale, shift: 
         parts.append(Markup('<path class="line" d="M{path}"/>').format(path=path))
     for px, _, point in places:
         if point.low is not None and point.high is not None:
-            low, high = round(y(point.low), 1), round(y(point.high), 1)
-            whisker = '<path class="whisker" d="M{x} {lo} V{hi} M{a} {lo} H{b} M{a} {hi} H{b}"/>'
-            parts.append(Markup(whisker).format(x=px, lo=low, hi=high, a=round(px - 4, 1), b=round(px + 4, 1)))
-    parts += [_marker(series.marker, px, py, point.hollow) for px, py, point in places]
+            parts.append(whisker(px, round(y(point.low), 1), round(y(point.high), 1)))
+    parts += [mark_at(series.marker, px, py, point.hollow) for px, py, point in places]
     return Markup('<g class="{look}" data-series="{name}">{inner}</g>').format(
         look=series.look, name=series.name, inner=Markup("").join(parts)
     )
 
 
-def _marker(kind: str, x: float, y: float, hollow: bool) -> Markup:
+def whisker(x: float, low: float, high: float) -> Markup:
+    """An interval, in pixels."""
+    return Markup('<path class="whisker" d="M{x} {lo} V{hi} M{a} {lo} H{b} M{a} {hi} H{b}"/>').format(
+        x=x, lo=low, hi=high, a=round(x - 4, 1), b=round(x + 4, 1)
+    )
+
+
+def mark_at(kind: str, x: float, y: float, hollow: bool) -> Markup:
+    """A marker, in pixels."""
     shape = _MARKERS[kind].format(x=x, y=y, x0=round(x - 4.5, 1), y0=round(y - 4.5, 1), yt=round(y - 6.5, 1))
     return Markup('<g class="{look}">{shape}</g>').format(
         look="marker hollow" if hollow else "marker", shape=Markup(shape)

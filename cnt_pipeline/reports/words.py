@@ -12,7 +12,16 @@ SPACE = "\u00a0"
 """Between a figure and its unit: no line breaks there."""
 
 SHARES = frozenset(
-    {"refusal", "over_refusal", "lookalike_error", "coherence", "utility", "exact_match", "multiple_choice"}
+    {
+        "refusal",
+        "attack_success",
+        "over_refusal",
+        "lookalike_error",
+        "coherence",
+        "utility",
+        "exact_match",
+        "multiple_choice",
+    }
 )
 """Metrics that are shares of samples: shown as percentages, their differences as percentage points."""
 

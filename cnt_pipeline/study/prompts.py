@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from cnt_pipeline.study.block import Block, Count, Kind, Share, Split, Text, is_commit
+from cnt_pipeline.study.block import KINDS, TRAIN, Block, Count, Kind, Share, Split, Text, is_commit
 
 
 class Columns(Block):
@@ -37,6 +37,11 @@ class PromptSource(Block):
     where: dict[str, str | int | float | bool] = Field({}, description="keep only rows with these column values")
     columns: Columns = Field(Columns(), description="column mapping")
     take: Count | None = Field(None, description="how many prompts at most; all by default")
+    gated: bool = Field(
+        True,
+        description="of a test source: false reports it beside the others, and no gate reads it (prompts of a kind "
+        "that the study does not claim to reach)",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -117,6 +122,23 @@ class Prompts(Block):
     test: KindSources = Field(KindSources(), description="sets that only the report reads")
     train: KindSources = Field(KindSources(), description="sets that teach derived models")
     split: Shares = Field(Shares(), description="division of a source that serves several roles")
+
+    @model_validator(mode="after")
+    def _gated(self) -> Self:
+        splits: tuple[Split, ...] = ("score", "selection", TRAIN)
+        for split in splits:
+            for kind in KINDS:
+                if not all(source.gated for source in self.source(split, kind)):
+                    raise ValueError(f"`gated: false` is for test sources; remove it from {split}.{kind}")
+        for kind in KINDS:
+            own = self.source("test", kind)
+            if own and not self.shares("test", kind) and not any(source.gated for source in own):
+                raise ValueError(f"test.{kind} needs a source that the gates read: one without `gated: false`")
+        return self
+
+    def ungated(self) -> tuple[PromptSource, ...]:
+        """The test sources that no gate reads."""
+        return tuple(source for kind in KINDS for source in self.source("test", kind) if not source.gated)
 
     def source(self, split: Split, kind: Kind) -> tuple[PromptSource, ...]:
         """The sources that were written for this role, without the part of the scoring source that it may share."""

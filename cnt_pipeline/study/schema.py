@@ -23,6 +23,7 @@ from cnt_pipeline.study.block import (
     Text,
     Weight,
 )
+from cnt_pipeline.study.compare import Compare, Compared
 from cnt_pipeline.study.method import Effect, Learn, Method, Selection, UnitName
 from cnt_pipeline.study.models import AnyModel, Lesson, LoraSft, Models, ModelSource
 from cnt_pipeline.study.prompts import Columns, KindSources, Prompts, PromptSource, Shares
@@ -35,6 +36,8 @@ __all__ = [
     "AnyModel",
     "Block",
     "Columns",
+    "Compare",
+    "Compared",
     "Controls",
     "Count",
     "Effect",
@@ -200,6 +203,7 @@ class Study(Block):
     )
     controls: Controls = Field(Controls(), description="comparisons at the same budget")
     frontier: Frontier = Field(Frontier(), description="recovery and utility against parameters moved")
+    compare: Compare = Field(Compare(), description="further methods, for the leaderboard (`cnt compare`)")
     evaluate: tuple[str, ...] = Field(
         ("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report"
     )

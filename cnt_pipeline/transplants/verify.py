@@ -60,24 +60,24 @@ def verify_transplant(
     fit together or cannot be read.
     """
     edits = plan.edits(target, donor)
-    check = _Comparison(target, checkpoint.folder)
+    check = Comparison(target, checkpoint.folder)
     try:
         check.folder(tuple(beside))
         with DonorNeurons(donor) as neurons:
             for file in target.files:
                 check.weights(file, edits[file], neurons)
         offence = None
-    except _Deviation as deviation:
+    except Deviation as deviation:
         offence = str(deviation)
     parameters = sum(edit.parameters for part in edits.values() for edit in part)
     return Verification(offence is None, offence, check.compared, len(plan), parameters, check.changed)
 
 
-class _Deviation(Exception):  # noqa: N818
+class Deviation(Exception):  # noqa: N818
     """The checkpoint is not what it should be; the message says where."""
 
 
-class _Comparison:
+class Comparison:
     """A pass over the files of target and checkpoint that ends at the first deviation."""
 
     def __init__(self, target: CheckpointIndex, folder: Path) -> None:
@@ -91,33 +91,33 @@ class _Comparison:
         expected = {*copied, *self.target.files}
         present = {path.relative_to(self.made).as_posix() for path in self.made.rglob("*") if path.is_file()}
         for name in sorted(expected - present):
-            raise _Deviation(f"{name}: absent from the checkpoint")
+            raise Deviation(f"{name}: absent from the checkpoint")
         for name in sorted(present - expected):
             if not any(fnmatch(name, pattern) for pattern in beside):
-                raise _Deviation(f"{name}: not a file of the target")
+                raise Deviation(f"{name}: not a file of the target")
         for name in copied:
-            with _Pair(self.target.path(name), self.made / name) as pair:
-                self._same(pair, 0, pair.size, name)
+            with FilePair(self.target.path(name), self.made / name) as pair:
+                self.same(pair, 0, pair.size, name)
 
     def weights(self, file: str, edits: tuple[TensorEdit, ...], neurons: DonorNeurons) -> None:
         """One weights file: header, planned tensors, and every byte between them."""
-        with _Pair(self.target.path(file), self.made / file) as pair:
+        with FilePair(self.target.path(file), self.made / file) as pair:
             tensors = [info for info in self.target.tensors.values() if info.file == file]
             at = min((info.begin for info in tensors), default=pair.size)
-            self._same(pair, 0, at, f"{file}: header")
+            self.same(pair, 0, at, f"{file}: header")
             planned = {edit.info.name: edit for edit in edits}
             for info in sorted(tensors, key=lambda info: info.begin):
                 edit = planned.get(info.name)
                 if edit is None:
-                    self._same(pair, info.begin, info.end, f"{file}: {info.name}", info)
+                    self.same(pair, info.begin, info.end, f"{file}: {info.name}", info)
                 elif edit.axis == 0:
                     self._rows(pair, edit, neurons)
                 else:
                     self._columns(pair, edit, neurons)
                 at = info.end
-            self._same(pair, at, pair.size, file)
+            self.same(pair, at, pair.size, file)
 
-    def _same(self, pair: _Pair, begin: int, end: int, place: str, info: TensorInfo | None = None) -> None:
+    def same(self, pair: FilePair, begin: int, end: int, place: str, info: TensorInfo | None = None) -> None:
         """The same bytes from `begin` to `end`; `place` and, with `info`, the row name a deviation."""
         for at in range(begin, end, BUFFER):
             mine, made = pair.read(at, min(BUFFER, end - at))
@@ -127,9 +127,9 @@ class _Comparison:
                 where = f"byte {offset}"
                 if info is not None and info.shape:
                     where = f"row {(offset - info.begin) // (info.size // info.shape[0])}"
-                raise _Deviation(f"{place}: {where} differs from the target's but is not planned")
+                raise Deviation(f"{place}: {where} differs from the target's but is not planned")
 
-    def _rows(self, pair: _Pair, edit: TensorEdit, neurons: DonorNeurons) -> None:
+    def _rows(self, pair: FilePair, edit: TensorEdit, neurons: DonorNeurons) -> None:
         """Planned rows are the donor's, the rows between them the target's."""
         info = edit.info
         width = info.size // info.shape[0]
@@ -142,15 +142,15 @@ class _Comparison:
             wrong = (made != neurons.transplanted(edit, block, old)).any(axis=1)
             if wrong.any():
                 row = int(block.positions[wrong.argmax()])
-                raise _Deviation(f"{place}: row {row} is planned but does not hold the donor's neuron")
+                raise Deviation(f"{place}: row {row} is planned but does not hold the donor's neuron")
             self.changed += int(np.count_nonzero(made != old))
             self.compared += made.nbytes
             for position in block.positions.tolist():
-                self._same(pair, at, info.begin + position * width, place, info)
+                self.same(pair, at, info.begin + position * width, place, info)
                 at = info.begin + (position + 1) * width
-        self._same(pair, at, info.end, place, info)
+        self.same(pair, at, info.end, place, info)
 
-    def _columns(self, pair: _Pair, edit: TensorEdit, neurons: DonorNeurons) -> None:
+    def _columns(self, pair: FilePair, edit: TensorEdit, neurons: DonorNeurons) -> None:
         """Planned columns are the donor's, the columns between them the target's."""
         info = edit.info
         place = f"{info.file}: {info.name}"
@@ -167,19 +167,19 @@ class _Comparison:
                 planned = "is planned but does not hold the donor's neuron"
                 outside = "differs from the target's but is not planned"
                 verdict = planned if column in block.positions else outside
-                raise _Deviation(f"{place}: row {block.first + row}, column {column} {verdict}")
+                raise Deviation(f"{place}: row {block.first + row}, column {column} {verdict}")
             self.changed += int(np.count_nonzero(made != old))
             self.compared += size
 
 
-class _Pair(ExitStack):
+class FilePair(ExitStack):
     """The same file of target (`mine`) and checkpoint (`made`), which must be of one size."""
 
     def __init__(self, mine: Path, made: Path) -> None:
         super().__init__()
         self.size = mine.stat().st_size
         if made.stat().st_size != self.size:
-            raise _Deviation(f"{made.name}: {made.stat().st_size} bytes, the target's has {self.size}")
+            raise Deviation(f"{made.name}: {made.stat().st_size} bytes, the target's has {self.size}")
         self.mine: BinaryIO = self.enter_context(open_weights(mine))
         self.made: BinaryIO = self.enter_context(open_weights(made))
 

@@ -113,6 +113,19 @@ def test_the_gates_are_checks_of_the_verdict_alone(fresh_project: Project) -> No
     assert set(checks.values()) == {bound.key("evaluations/verdict")}
 
 
+def test_compared_methods_are_assets_of_their_own_and_one_edits_at_a_time(fresh_project: Project) -> None:
+    fresh_project.edit("controls:", "compare: {methods: [delta_norm, {method: random, seeds: [0, 1]}]}\ncontrols:")
+    study = load_study(fresh_project.study)
+    pools = {asset.op.name: asset.op.pool for asset in StudyAssets(study).definitions}
+    for label in ("delta_norm", "random_s0", "random_s1"):
+        assert pools[f"mini__transplants_compared_{label}"] == "model"
+        assert pools[f"mini__completions_compared_{label}_test"] == "model"
+    assert pools["mini__evaluations_leaderboard"] is pools["mini__reports_leaderboard"] is None
+    groups = {spec.key.to_user_string(): spec.group_name for spec in specs(fresh_project.study).values()}
+    assert groups["mini/transplants/compared_delta-norm"] == "transplants"
+    assert groups["mini/reports/leaderboard"] == "reports"
+
+
 def test_no_asset_module_postpones_its_annotations() -> None:
     """Dagster reads the annotation of `context` at run time."""
     assert [path for path in (ROOT / "assets").glob("*.py") if "import annotations" in path.read_text()] == []

@@ -12,6 +12,8 @@ from cnt_pipeline.activation_caches.capture import Item, capture
 from cnt_pipeline.activation_caches.objectives import OBJECTIVES, answered, objectives_of
 from cnt_pipeline.activation_caches.probes.contrast import ContrastProbe
 from cnt_pipeline.activation_caches.probes.effect import AT_TARGET, EffectProbe, Objective, nodes, path_change
+from cnt_pipeline.activation_caches.probes.moments import write_moments
+from cnt_pipeline.activation_caches.probes.saliency import write_saliency
 from cnt_pipeline.activation_caches.probes.state import ActivationProbe, HiddenStateProbe
 from cnt_pipeline.activation_caches.schema import STATISTICS, SUMMARY
 from cnt_pipeline.completions.build import EncodedSet
@@ -78,6 +80,32 @@ def hidden_state(context: Context, folder: Path) -> Mapping[str, JSON]:
     items, examples = _said_by_target(context, model)
     capture(HiddenStateProbe(model, examples, context.batch_size), items, folder, context.report, "hidden states")
     return {"prompts": len(items)}
+
+
+def moments(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """First and second moments of every weight matrix's inputs over the model's own answers."""
+    model, examples = _own_answers(context)
+    write_moments(model, context.models.architecture(), examples, folder, context.batch_size, report=context.report)
+    return {kind: len(each) for kind, each in examples.items()}
+
+
+def saliency(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """SNIP saliency of every weight on the model's own answers."""
+    model, examples = _own_answers(context)
+    write_saliency(model, context.models.architecture(), examples, folder, report=context.report)
+    return {kind: len(each) for kind, each in examples.items()}
+
+
+def _own_answers(context: Context) -> tuple[Any, dict[str, list[Example]]]:
+    model = context.models.model(context.step.key.split("/")[2])
+    said = read_said(context, "completions")
+    return model, {
+        kind: [
+            answered(tokens, row)
+            for tokens, row in zip(encoded_set(context, model, "score", kind).tokens, said[kind], strict=True)
+        ]
+        for kind in KINDS
+    }
 
 
 def _objectives(context: Context, objective: str, kind: Kind, encoded: EncodedSet) -> list[Objective]:

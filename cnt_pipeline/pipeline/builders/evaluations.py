@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
+from cnt_pipeline.evaluations.leaderboard import Entry, write_leaderboard
 from cnt_pipeline.evaluations.score import score as write_scores
 from cnt_pipeline.evaluations.stability import write_stability
 from cnt_pipeline.evaluations.verdict import write_verdict
@@ -17,12 +19,15 @@ from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION, judge_of, space_of
-from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.pipeline.compare_steps import COST, EDITED, PREFIX
+from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.find_steps import SHARDS, caches_of
 from cnt_pipeline.pipeline.step import SUBJECTS
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Effect
+from cnt_pipeline.transplants.edit.table import EDITS
+from cnt_pipeline.transplants.methods import METHODS
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION
 from cnt_pipeline.transplants.select.candidates import Indices, gates_of, read_orders
 
@@ -32,7 +37,7 @@ def score(context: Context, folder: Path) -> Mapping[str, JSON]:
     prompts = {kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS}
     said = {subject: read_said(context, subject) for subject in SUBJECTS}
     metrics = context.step.slice["metrics"]
-    write_scores(prompts, said, metrics, context.study.seed, folder)
+    write_scores(prompts, said, metrics, context.study.seed, folder, context.step.slice.get("aside", ()))
     return {"metrics": list(metrics)}
 
 
@@ -121,4 +126,40 @@ def verdict(context: Context, folder: Path) -> Mapping[str, JSON]:
         context.study.accept,
         context.study.seed,
         folder,
+        context.step.slice.get("aside", ()),
     )
+
+
+def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`leaderboard.json`, with the samples and metrics behind it."""
+    slice_ = context.step.slice
+    prompts = {kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS}
+    entries = [Entry(label="target"), Entry(label="donor"), _transplant(context)]
+    said = {subject: read_said(context, subject) for subject in ("target", "donor", "transplant")}
+    by_label: dict[str, list[tuple[str, str]]] = {}
+    for label, method, key in slice_["entries"]:
+        by_label.setdefault(label, []).append((method, key))
+    for label, drawn in by_label.items():
+        runs = [read_said(context, f"{PREFIX}{key}") for _, key in drawn]
+        said[label] = {
+            kind: [replace(row, variant=number) for number, run in enumerate(runs) for row in run[kind]]
+            for kind in KINDS
+        }
+        documents = [
+            (read_json(context, f"edit_{key}", EDITED), read_json(context, f"edit_{key}", COST)) for _, key in drawn
+        ]
+        entries.append(Entry.of_edits(label, EDITS[drawn[0][0]], documents))
+    document = write_leaderboard(
+        context.study.study, context.study.function, prompts, said, entries, tuple(slice_["metrics"]),
+        slice_["task"], context.study.seed, folder, slice_.get("aside", ()),
+    )  # fmt: skip
+    return {"entries": len(document["rows"]), "front": [row["name"] for row in document["rows"] if row["pareto"]]}
+
+
+def _transplant(context: Context) -> Entry:
+    row = METHODS[context.step.slice["method"]]
+    chosen = read_json(context, "selection", SELECTION)
+    return Entry(
+        label="transplant", method=row.name, grade=row.grade, source=row.source,
+        parameters=chosen["parameters"], share=chosen["share"],
+    )  # fmt: skip

@@ -1,21 +1,21 @@
 """Builder of the `reports` stage: artifacts in, plain data out to `cnt_pipeline.reports`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from cnt_pipeline.activation_caches.schema import SUMMARY
+from cnt_pipeline.evaluations.leaderboard import FILE as BOARD
 from cnt_pipeline.evaluations.schema import FRONTIER, METRICS, NEEDED, SAMPLES, STABILITY, VERDICT
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
-from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.places import source_name
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
+from cnt_pipeline.reports.leaderboard import write_leaderboard_page
 from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin, Recipe
 from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
@@ -35,29 +35,36 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         aim=study.method.aim,
         target=_model(context, "target"),
         donor=_model(context, "donor"),
-        comparison=_json(context, "pair", "comparison.json"),
-        completeness={} if method.effect == "contrast" else _json(context, "transfer", SUMMARY),
+        comparison=read_json(context, "pair", "comparison.json"),
+        completeness={} if method.effect == "contrast" else read_json(context, "transfer", SUMMARY),
         ranking=_table(context, "ranking", RANKING),
         plan=_table(context, "selection", PLAN),
         trials=_table(context, "selection", TRIALS),
-        selection=_json(context, "selection", SELECTION),
-        verification=_json(context, "checkpoint", VERIFICATION),
+        selection=read_json(context, "selection", SELECTION),
+        verification=read_json(context, "checkpoint", VERIFICATION),
         metrics=metrics.filter(source=""),
         by_source=metrics.filter(pl.col("source") != ""),
         seen=_seen(context),
         samples=_table(context, "scores", SAMPLES),
         frontier=_table(context, "frontier", FRONTIER),
-        needed=_json(context, "frontier", NEEDED),
+        needed=read_json(context, "frontier", NEEDED),
         stability=_table(context, "stability", STABILITY),
-        verdict=_json(context, "verdict", VERDICT),
+        verdict=read_json(context, "verdict", VERDICT),
         prompts={kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS},
         said={subject: read_said(context, f"said_by_{subject}") for subject in SUBJECTS},
         origins=[_origin(context, name) for name in context.step.inputs],
         recipes=_recipes(context),
         stress_test=study.purpose == "stress_test",
+        aside=frozenset(context.step.slice.get("aside", ())),
     )
     write_page(material, folder)
     return {"verdict": material.verdict["verdict"], "sentence": material.verdict["sentence"]}
+
+
+def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`leaderboard.html` and `leaderboard.md`."""
+    write_leaderboard_page(read_json(context, "leaderboard", BOARD), context.study.accept, folder)
+    return {}
 
 
 def _model(context: Context, which: str) -> Model:
@@ -65,7 +72,7 @@ def _model(context: Context, which: str) -> Model:
     models = context.study.models
     source = source_name(models, which)
     short = which if isinstance(models.named()[which], LoraSft) else source.split("@")[0].rsplit("/", 1)[-1]
-    return Model(short, source, _json(context, which, "model.json"))
+    return Model(short, source, read_json(context, which, "model.json"))
 
 
 def _seen(context: Context) -> frozenset[str]:
@@ -89,11 +96,6 @@ def _recipes(context: Context) -> list[Recipe]:
             training = _table(context, f"made_{name}", TRAINING)
             found.append(Recipe(name, model.model_dump(mode="json", by_alias=True), training))
     return found
-
-
-def _json(context: Context, name: str, file: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(context.path(name, file).read_text(encoding="utf-8"))
-    return document
 
 
 def _table(context: Context, name: str, file: str) -> pl.DataFrame:

@@ -1,21 +1,28 @@
-"""Builders of the `transplants` stage: the plan, the checkpoint with its proof, and the controls."""
+"""Builders of the `transplants` stage: the plan, the checkpoint with its proof, the controls, and the checkpoints
+that a leaderboard compares."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import polars as pl
 
 from cnt_pipeline.errors import BrokenArtifactError
+from cnt_pipeline.measures.cost import measured
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
 from cnt_pipeline.pipeline.builders.scoring import inside_effects, terms_of
+from cnt_pipeline.pipeline.compare_steps import COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Selection
 from cnt_pipeline.transplants.apply import write_transplant
+from cnt_pipeline.transplants.edit.source import Source
+from cnt_pipeline.transplants.edit.table import resolve_edits
+from cnt_pipeline.transplants.edit.write import verify_unchanged, write_edited
 from cnt_pipeline.transplants.methods import LEARNING
 from cnt_pipeline.transplants.patch import PATCH_NAME
 from cnt_pipeline.transplants.plan import read_plan
@@ -125,3 +132,41 @@ def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
     seeds = range(context.study.seed, context.study.seed + context.study.controls.random_seeds)
     selections.write_controls(space, space.numbers(plan), plan["amplitude"].to_numpy(), largest, seeds, folder)
     return {"random_seeds": len(seeds), "neurons": len(plan)}
+
+
+def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`model/` (the edited checkpoint), `edit.json` (what changed) and `cost.json` (what it took).
+
+    Raises:
+        BrokenArtifactError: a tensor changed that the method did not name.
+    """
+    key = context.step.key.removeprefix(f"transplants/{PREFIX}")
+    chosen = next(edit for edit in resolve_edits(context.study) if edit.key == key)
+    row = chosen.row
+    module, name = row.function.split(":")
+    method = getattr(import_module(f"cnt_pipeline.transplants.edit.{module}"), name)
+    models = ("target", "donor", *row.needs)
+    source = Source(
+        context.models.architecture(),
+        {model: context.models.index(model) for model in models},
+        {probe: context.inputs[probe].folder() for probe in row.probes},
+    )
+    context.models.start_torch()
+    target = context.models.index("target")
+    with measured() as cost:
+        edits = method(source, chosen.options, chosen.seed)
+        written = write_edited(target, edits, folder / "model", context.report)
+    unchanged = verify_unchanged(target, read_index(folder / "model"), edits.keys())
+    if not unchanged.holds:
+        raise BrokenArtifactError(
+            f"{row.name} changed what it did not name ({unchanged.offence}); check the disk and run again"
+        )
+    changed: dict[str, JSON] = {
+        "parameters": written.parameters,
+        "total": sum(info.count for info in target.tensors.values()),
+        "modules": len(written.modules),
+        "tensors": {name: asdict(change) for name, change in written.tensors.items()},
+    }
+    (folder / EDITED).write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
+    (folder / COST).write_text(json.dumps(asdict(cost), indent=2) + "\n", encoding="utf-8")
+    return {"parameters": changed["parameters"], "modules": changed["modules"]}

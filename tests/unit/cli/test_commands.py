@@ -10,8 +10,12 @@ from typer.testing import Result
 from cnt_pipeline.commands.views import VIEWS
 from cnt_pipeline.models.load import resolve_model
 from cnt_pipeline.pipeline.documents import DOCUMENTS, PlanDocument, StatusDocument
+from cnt_pipeline.reports.words import GRADES
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study
+from cnt_pipeline.transplants.edit.row import EditRow
+from cnt_pipeline.transplants.edit.table import EDITS
+from cnt_pipeline.transplants.methods import METHODS, MethodRow
 from tests.conftest import Project
 
 Cnt = Callable[..., Result]
@@ -61,6 +65,8 @@ def test_init_never_overwrites(cnt: Cnt, project: Project) -> None:
         (("query", "drop table artifacts"), "only reads"),
         (("query", "select * from metrics"), "run a study first"),
         (("schema", "nothing"), "choose one of run, plan, status"),
+        (("methods", "nlrs"), "choose one of cnt, cnt_gradient"),
+        (("compare", "studies/mini.yaml"), "compare: {methods: ["),
         (("gc", "none.yaml"), "no such study file"),
         (("ui", "none.yaml"), "no study file there"),
         (("status", "studies/mini.yaml", "--store", "nowhere://x"), "nowhere"),
@@ -179,5 +185,40 @@ def test_every_document_has_a_schema(cnt: Cnt, fresh_project: Project, name: str
         assert schema["properties"]["schema_version"]["const"] == 1
 
 
-def test_the_methods_are_listed_with_their_grade(cnt: Cnt, fresh_project: Project) -> None:
-    assert "cnt_gradient" in cnt(fresh_project, "methods").stdout
+def test_all_methods_are_listed_with_their_grade_and_where_a_study_names_them(cnt: Cnt, fresh_project: Project) -> None:
+    listed = cnt(fresh_project, "methods").stdout
+    lines = {line.split()[0]: line.split() for line in listed.splitlines() if line and line[0] != " "}
+    assert set(lines) >= {*METHODS, *EDITS}
+    assert lines["cnt_gradient"][1] == "method.name"
+    assert lines["nlsr"][1] == "compare.methods" and {"base", EDITS["nlsr"].grade} <= set(lines["nlsr"])
+
+
+@pytest.mark.parametrize("name", [*METHODS, *EDITS])
+def test_every_method_has_a_card(cnt: Cnt, fresh_project: Project, name: str) -> None:
+    answer = cnt(fresh_project, "methods", name)
+    assert answer.exit_code == 0, answer.output
+    card = " ".join(answer.stdout.split())
+    row: MethodRow | EditRow = METHODS[name] if name in METHODS else EDITS[name]
+    assert card.startswith(name)
+    for part in (row.words, row.source, f"{row.grade}: {GRADES[row.grade]}", "needs target, donor"):
+        assert " ".join(part.split()) in card
+    if isinstance(row, EditRow):
+        assert " ".join(row.deviations.split()) in card
+        assert all(f" {option} " in card for option in row.options.model_fields)
+        assert all(need in card for need in (*row.needs, *row.probes))
+
+
+def test_a_card_says_default_limits_and_meaning_of_an_option(cnt: Cnt, fresh_project: Project) -> None:
+    card = cnt(fresh_project, "methods", "nlsr").stdout
+    lines = {line.split()[0]: " ".join(line.split()) for line in card.splitlines() if line.strip()}
+    assert lines["sparsity"].startswith("sparsity 0.8 number at least 0, below 1 share of a factor's entries")
+    assert lines["gate"].startswith("gate paper paper, code, deterministic which")
+    assert "whole number at least 1 or number above 0, below 1" in lines["safety_rank"]
+
+
+def test_the_card_of_a_study_method_shows_what_it_sets_itself(cnt: Cnt, fresh_project: Project) -> None:
+    mask = cnt(fresh_project, "methods", "cnt_mask").stdout
+    assert "learn.steps" in mask
+    selection = next(line.split() for line in mask.splitlines() if line.startswith("selection"))
+    assert selection[1] == "mask"
+    assert "learn.steps" not in cnt(fresh_project, "methods", "cnt").stdout

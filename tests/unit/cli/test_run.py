@@ -62,7 +62,14 @@ def test_a_second_run_is_all_hits_and_imports_no_heavy_library(project: Project)
 
 
 @pytest.mark.parametrize(
-    "words", [("--help",), ("status", "studies/mini.yaml"), ("plan", "studies/mini.yaml", "--json")]
+    "words",
+    [
+        ("--help",),
+        ("status", "studies/mini.yaml"),
+        ("plan", "studies/mini.yaml", "--json"),
+        ("methods",),
+        ("methods", "nlsr"),
+    ],
 )
 def test_looking_imports_neither_dagster_nor_a_heavy_library(project: Project, words: tuple[str, ...]) -> None:
     assert not modules_after(project, *words).intersection({*HEAVY, "dagster"})

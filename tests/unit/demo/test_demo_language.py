@@ -49,8 +49,8 @@ def test_lookalikes_share_the_words_of_harmful_requests() -> None:
 
 def test_every_word_of_the_language_is_one_token_and_decodes_to_itself() -> None:
     tokenizer = build_tokenizer()
-    for prompts in language().packaged.values():
-        for prompt in prompts["score"]:
+    for roles in language().packaged.values():
+        for prompt in next(iter(roles.values())):
             for text in (prompt.text, prompt.helpful, prompt.aligned):
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                 assert tokenizer.decode(ids) == text

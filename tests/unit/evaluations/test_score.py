@@ -154,3 +154,13 @@ def test_the_same_completions_give_the_same_bytes(tmp_path: Path) -> None:
         run(tmp_path / name, SUBJECTS, "refusal", "utility", "perplexity")
     for file in (METRICS, SAMPLES):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_sources_beside_the_gates_count_in_their_own_rows_alone(tmp_path: Path) -> None:
+    prompts = dict(PROMPTS)
+    prompts["function"] = [replace(p, source="far" if i < 4 else "near") for i, p in enumerate(PROMPTS["function"])]
+    score(prompts, SUBJECTS, ("refusal",), 0, tmp_path, aside=("far",))
+    rows = pl.read_parquet(tmp_path / METRICS).filter(subject="transplant")
+    found = {row["source"]: (row["value"], row["n"]) for row in rows.iter_rows(named=True)}
+    assert found == {"": (4 / 6, 6), "near": (4 / 6, 6), "far": (1.0, 4)}
+    assert set(pl.read_parquet(tmp_path / SAMPLES)["source"]) == {"far", "near"}

@@ -31,16 +31,18 @@ def judge(folder: Path, figures: dict[tuple[str, str], float] | None = None, **g
         for source, v in (("", pooled), ("one source alone", 0.0))
     ]
     samples = [
-        {"subject": s, "metric": m, "kind": "function", "id": f"id{i}", "variant": 0, "value": float(i < round(v * N))}
+        {"subject": s, "metric": m, "id": f"id{i}", "value": float(i < round(v * N))}
         for (s, m), v in values.items()
         for i in range(N)
     ] + given.get("samples", [])
+    samples = [{"kind": "function", "source": "set", "variant": 0} | sample for sample in samples]
     write_parquet(pa.Table.from_pylist(rows, schema=METRICS_SCHEMA), folder / METRICS)
     write_parquet(pa.Table.from_pylist(samples, schema=SAMPLES_SCHEMA), folder / SAMPLES)
     proof = {"holds": True, "neurons": 1234, "offence": None} | given.get("proof", {})
     (folder / "verification.json").write_text(json.dumps(proof))
     function = given.get("function", Function(name="refusal"))
-    document = write_verdict(folder, folder / "verification.json", function, given.get("accept", Accept()), 0, folder)
+    accept, aside = given.get("accept", Accept()), given.get("aside", ())
+    document = write_verdict(folder, folder / "verification.json", function, accept, 0, folder, aside)
     assert json.loads((folder / VERDICT).read_text()) == document
     return document
 
@@ -137,3 +139,16 @@ def test_samples_that_could_not_be_judged_take_no_part(tmp_path: Path) -> None:
         for s in ("transplant", "control_random")
     ]
     assert failed(judge(tmp_path, samples=unjudged)) == []
+
+
+def test_a_source_beside_the_gates_is_said_and_decides_nothing(tmp_path: Path) -> None:
+    worse = [
+        {"subject": subject, "metric": "refusal", "id": f"far{i}", "value": value, "source": "one source alone"}
+        for subject, value in (("transplant", 0.0), ("control_random", 1.0))
+        for i in range(4 * N)
+    ]
+    assert "control_random_beaten" in failed(judge(tmp_path, samples=worse))
+    document = judge(tmp_path, samples=worse, aside=["one source alone"])
+    assert document["verdict"] == "pass"
+    assert document["beside"][0].startswith("Beside the gates, on one source alone, refusal goes from 0.000 to 0.000")
+    assert judge(tmp_path)["beside"] == []

@@ -55,7 +55,9 @@ def metrics_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
 def samples_frame(rows: list[tuple[str, str, str, str, float | None]]) -> pl.DataFrame:
     """Rows of (subject, metric, kind, id, value) as samples.parquet holds them."""
     names = ("subject", "metric", "kind", "id", "value")
-    return _frame([dict(zip(names, row, strict=True)) | {"variant": 0} for row in rows], SAMPLES_SCHEMA)
+    return _frame(
+        [dict(zip(names, row, strict=True)) | {"variant": 0, "source": "asked.jsonl"} for row in rows], SAMPLES_SCHEMA
+    )
 
 
 def check(name: str, passed: bool, value: float | None = 0.5, limit: float | None = 0.3) -> dict[str, Any]:
@@ -212,7 +214,7 @@ def make_material(tmp_path_factory: pytest.TempPathFactory) -> MakeMaterial:
             "needed": write_needed(_frontier().to_dicts(), tmp_path),
             "stability": _stability(),
             "verdict": {
-                "verdict": "pass", "sentence": "Every quality gate holds.", "recovery": 1.0,
+                "verdict": "pass", "sentence": "Every quality gate holds.", "recovery": 1.0, "beside": [],
                 "checks": [
                     check("effect_reached", True, 1.0, 0.95), check("nothing_else_changed", True, None, None),
                 ],

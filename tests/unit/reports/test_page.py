@@ -113,7 +113,7 @@ def test_failing_gates_are_words_and_not_only_colour(make_material: MakeMaterial
         "limit": 0.01,
         "sentence": "Utility is lower.",
     }
-    verdict = {"verdict": "fail", "sentence": "Utility is lower.", "recovery": 0.5, "checks": [failing]}
+    verdict = {"verdict": "fail", "sentence": "Utility is lower.", "recovery": 0.5, "checks": [failing], "beside": []}
     page, card = written(make_material(verdict=verdict), tmp_path)
     assert "1 of 1 quality gates fails. Utility is lower." in page
     assert 'class="verdict fail"' in page and page.count("✗ fail") == 2
@@ -200,6 +200,17 @@ def test_sources_have_a_table_that_names_what_was_not_seen_before(make_material:
     assert seen.startswith("</th>") and unseen.startswith("<small><b>not seen in scoring or selection</b></small>")
     assert "70.0\u00a0%<small>69.0 to 71.0</small>" in unseen
     assert "| \\<other\\>.yaml (not seen in scoring or selection) | 70.0 % (69.0 to 71.0) |" in card
+
+
+def test_a_source_beside_the_gates_says_so(make_material: MakeMaterial, tmp_path: Path) -> None:
+    from .conftest import metric_row, metrics_frame
+
+    rows = [metric_row(subject, "refusal", 0.4, source="far.jsonl", n=20) for subject in SUBJECTS]
+    material = make_material(by_source=metrics_frame(rows), aside=frozenset({"far.jsonl"}))
+    material = replace(material, verdict={**material.verdict, "beside": ["Beside the gates, on far.jsonl, it drops."]})
+    page, card = written(material, tmp_path)
+    assert "beside the gates: in no figure above" in page and "Beside the gates, on far.jsonl, it drops." in page
+    assert "(beside the gates)" in card and "Beside the gates" in card
 
 
 def test_a_made_donor_shows_its_recipe_and_training(make_material: MakeMaterial, tmp_path: Path) -> None:

@@ -361,3 +361,16 @@ def test_equal_slices_have_equal_fingerprints_whatever_their_order_and_others_di
     assert len(one) == 64
     with pytest.raises(ValueError):
         canonical_json(float("nan"))
+
+
+def test_only_a_test_source_may_stand_beside_the_gates(tmp_path: Path) -> None:
+    beside = {"file": "far.jsonl", "gated": False}
+    document = yaml.safe_load(MINIMAL)
+    document["prompts"]["test"] = {"function": ["shared", beside]}
+    study = load(tmp_path, yaml.safe_dump(document))
+    assert [Path(str(source.file)).name for source in study.prompts.ungated()] == ["far.jsonl"]
+    document["prompts"]["test"] = {"function": beside}
+    with pytest.raises(StudyError, match=r"test\.function needs a source that the gates read"):
+        load(tmp_path, yaml.safe_dump(document))
+    with pytest.raises(StudyError, match="`gated: false` is for test sources"):
+        load(tmp_path, prompts(**beside))

@@ -1,0 +1,107 @@
+"""The leaderboard's part of the graph: an edited checkpoint for every entry, what it says, and all of them in a row."""
+
+from collections.abc import Iterator, Sequence
+
+from cnt_pipeline import measures
+from cnt_pipeline.measures.metrics import metrics_of, versions
+from cnt_pipeline.pipeline.find_steps import probe_step
+from cnt_pipeline.pipeline.prove_steps import aside_of
+from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
+from cnt_pipeline.study.schema import Study
+from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
+
+LEADERBOARD = "evaluations/leaderboard"
+LEADERBOARD_PAGE = "reports/leaderboard"
+PREFIX = "compared_"
+EDITED, COST = "edit.json", "cost.json"
+"""What an edit changed, and what it took: seconds and peak memory of the build, which are in no fingerprint but in the
+digest that the leaderboard depends on."""
+BOARD_METRICS = ("attack_success", "exact_match")
+"""Metrics of every leaderboard beside the study's own; the first where the function is refusal."""
+
+
+def compared_steps(study: Study, earlier: Sequence[Step]) -> list[Step]:
+    """The steps of all entries and the leaderboard; none where the study compares nothing.
+
+    Probes that `earlier` steps took already are read, not taken again.
+
+    Raises:
+        StudyError: as `resolve_edits`.
+    """
+    edits = resolve_edits(study)
+    if not edits:
+        return []
+    known = {step.key for step in earlier}
+    probes = dict.fromkeys(probe for edit in edits for probe in edit.row.probes)
+    steps = [probe_step(study, *probe.split("/")) for probe in probes if f"activation_caches/{probe}" not in known]
+    for edit in edits:
+        steps += _steps_of(study, edit)
+    return [*steps, *_board(study, edits)]
+
+
+def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
+    checkpoint = f"transplants/{PREFIX}{edit.key}"
+    yield Step(
+        checkpoint,
+        "transplants.edit",
+        {"method": edit.row.name, "options": edit.options.model_dump(mode="json"), "seed": edit.seed},
+        {
+            **pair(),
+            **{name: model_input(name) for name in edit.row.needs},
+            **{probe: Input(f"activation_caches/{probe}") for probe in edit.row.probes},
+        },
+        after=("models/pair",),
+    )
+    yield Step(
+        f"completions/{PREFIX}{edit.key}/test",
+        "completions.of_transplant",
+        speech(study),
+        {
+            "target": model_input("target"),
+            "checkpoint": Input(checkpoint, ("model/*",)),
+            "prompts": prompts_of("test"),
+            "target_completions": said_by("target", "test"),
+        },
+    )
+
+
+def board_metrics(study: Study) -> tuple[str, ...]:
+    """The leaderboard's metrics, the function's first."""
+    more = BOARD_METRICS if study.function.measured_by == "refusal" else BOARD_METRICS[1:]
+    return metrics_of(study.function, more, study.file)
+
+
+def _board(study: Study, edits: Sequence[ResolvedEdit]) -> Iterator[Step]:
+    metrics = board_metrics(study)
+    said = {
+        **{subject: said_by(subject, "test") for subject in ("target", "donor", "transplant")},
+        **{f"{PREFIX}{edit.key}": said_by(f"{PREFIX}{edit.key}", "test") for edit in edits},
+    }
+    yield Step(
+        LEADERBOARD,
+        "evaluations.leaderboard",
+        {
+            "metrics": metrics,
+            "scorers": versions(metrics),
+            "measures": measures.VERSION,
+            "task": study.compare.task,
+            "direction": study.function.direction,
+            "entries": [[edit.label, edit.row.name, edit.key] for edit in edits],
+            "method": study.method.name,
+            "seed": study.seed,
+            **aside_of(study),
+        },
+        {
+            "prompts": prompts_of("test"),
+            **said,
+            "selection": Input("transplants/selection", ("selection.json",)),
+            **{f"edit_{edit.key}": Input(f"transplants/{PREFIX}{edit.key}", (EDITED, COST)) for edit in edits},
+        },
+    )
+    yield Step(
+        LEADERBOARD_PAGE,
+        "reports.leaderboard",
+        {"study": study.study, "function": study.function.model_dump(mode="json"),
+         "accept": study.accept.model_dump(mode="json")},
+        {"leaderboard": Input(LEADERBOARD)},
+    )  # fmt: skip

@@ -1,0 +1,227 @@
+"""Fine-grained safety neurons: rows that matter on harmful, not on benign prompts, projected on what alignment changed.
+
+Source: arXiv 2508.09190 (FGSN, later MSCP; grade B of methods.md, section 3).
+
+Several safety dimensions, one after the other: give each its own `Source` (its harmful prompts in the probes; as
+target, the checkpoint that the dimension before wrote) and pass `fgsn` the masks of all earlier ones:
+
+    first = decide(source_1, options)
+    fgsn(source_1, options, seed)                               # writes the target of source_2
+    fgsn(source_2, options, seed, earlier=[first.masks])        # touches no row of the first
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.transplants.edit.lora_factors import difference, factor
+from cnt_pipeline.transplants.edit.rows.fgsn import FgsnOptions, FgsnZeroOptions
+from cnt_pipeline.transplants.edit.safety_layers import BENIGN, HARMFUL, read_gaps, safety_layers
+from cnt_pipeline.transplants.edit.source import Edits, Linear, Source
+
+Masks = Mapping[str, Tensor]
+"""Chosen rows of each stored matrix, bool `[out]` by tensor name."""
+
+NEGLIGIBLE = 1e-6
+"""Singular values below this share of the largest are rounding and give no direction."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What was decided before any weight changed.
+
+    `layers`: safety layers, from 0. `gaps`: the gap after the embedding and every layer, empty where the study named
+    the layers. `masks`: the rows to edit. `parameters`: how many weights they hold; `share`: of all of the target's.
+    """
+
+    layers: tuple[int, ...]
+    gaps: tuple[float, ...]
+    masks: Masks
+    parameters: int
+    share: float
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of each matrix are edited, by tensor name."""
+        return {name: int(mask.sum()) for name, mask in self.masks.items()}
+
+
+def fgsn(source: Source, options: FgsnOptions, seed: int, earlier: Sequence[Masks] = ()) -> Edits:
+    """Project the safety neurons' rows on the alignment direction; `earlier` holds rows that must stay. Draws nothing.
+
+    Raises:
+        InputError: no safety layers or no rows are found, or base and aligned model do not differ in them.
+    """
+    make = _projected if options.form == "lora" else _blended
+    return _edits(source, options, earlier, partial(make, source, options))
+
+
+def fgsn_zero(source: Source, options: FgsnZeroOptions, seed: int, earlier: Sequence[Masks] = ()) -> Edits:
+    """The control: the same rows go back to the model that fine-tuning started from. Draws nothing.
+
+    Raises:
+        InputError: as `fgsn`.
+    """
+    return _edits(source, options, earlier, partial(_returned, source, options))
+
+
+def _edits(
+    source: Source, options: FgsnZeroOptions, earlier: Sequence[Masks], make: Callable[[Linear, Tensor], Tensor]
+) -> Edits:
+    masks = decide(source, options, earlier).masks
+    linears = {linear.tensor: linear for linear in source.linears}
+    return {name: partial(make, linears[name], mask) for name, mask in masks.items() if mask.any()}
+
+
+def decide(source: Source, options: FgsnZeroOptions, earlier: Sequence[Masks] = ()) -> Decision:
+    """Find the safety layers and, in each of their matrices, the rows to edit: those of no earlier dimension.
+
+    Raises:
+        InputError: a layer that the model lacks, no safety layer, no row left, or an aligned model that equals the base
+            model in every safety layer.
+    """
+    layers, gaps = _layers(source, options)
+    harmful: dict[str, Tensor] = {}
+    benign: dict[str, Tensor] = {}
+    width: dict[str, int] = {}
+    for linear in source.linears:
+        if linear.layer not in layers:
+            continue
+        weight = source.weight("donor", linear)
+        if torch.equal(weight, source.weight("base", linear)):
+            continue
+        width[linear.tensor] = weight.shape[1]
+        harmful[linear.tensor] = row_importance(weight, source.moments("donor", HARMFUL, linear).norms)
+        benign[linear.tensor] = row_importance(weight, source.moments("donor", BENIGN, linear).norms)
+    if not width:
+        raise InputError(
+            f"aligned and base model are equal in the safety layers {list(layers)}, which leaves no direction of "
+            "alignment: give as `base:` the model before alignment, or name other `layers:`"
+        )
+    together = options.pool == "layers"
+    found = row_masks(harmful, benign, options.harmful_share, options.benign_share, together)
+    masks = continual_masks([*earlier, found])[-1]
+    parameters = sum(int(mask.sum()) * width[name] for name, mask in masks.items())
+    if not parameters:
+        where = "that no earlier dimension holds " if earlier and any(mask.any() for mask in found.values()) else ""
+        raise InputError(
+            f"no row {where}is important on harmful but not on benign prompts: raise `harmful_share:` or lower "
+            "`benign_share:`"
+        )
+    whole = sum(math.prod(source.models["target"][name].shape) for name in source.floats)
+    return Decision(layers, gaps, masks, parameters, parameters / whole)
+
+
+def row_importance(weight: Tensor, norms: Tensor) -> Tensor:
+    """Importance of every row, `[out]`: the sum over inputs j of `|W_ij|` times the size `norms[j]` of the input."""
+    return weight.abs() @ norms
+
+
+def row_masks(
+    harmful: Mapping[str, Tensor], benign: Mapping[str, Tensor], top: float, less: float, together: bool = False
+) -> dict[str, Tensor]:
+    """The top share `top` of rows on harmful prompts less the top share `less` on benign ones, by matrix.
+
+    Scores are `[out]` by matrix; `together` ranks the rows of all matrices in one list. Shares are rounded to the
+    nearest number of rows; of equal scores the earlier row comes first.
+    """
+    if not together:
+        return {name: _top(harmful[name], top) & ~_top(benign[name], less) for name in harmful}
+    sizes = [len(scores) for scores in harmful.values()]
+    mask = _top(torch.cat(list(harmful.values())), top) & ~_top(torch.cat([benign[name] for name in harmful]), less)
+    return dict(zip(harmful, torch.split(mask, sizes), strict=True))
+
+
+def continual_masks(masks: Sequence[Masks]) -> list[dict[str, Tensor]]:
+    """Each safety dimension's mask without the rows of all dimensions before it: no row is edited twice."""
+    taken: dict[str, Tensor] = {}
+    disjoint = []
+    for dimension in masks:
+        disjoint.append({name: mask & ~taken[name] if name in taken else mask for name, mask in dimension.items()})
+        taken |= {name: taken[name] | mask if name in taken else mask for name, mask in dimension.items()}
+    return disjoint
+
+
+def project_rows(direction: Tensor, columns: Tensor, rows: Tensor, scale: str, directions: int) -> Tensor:
+    """The chosen rows of `W_safe columns`, `[chosen, n]`, without holding W_safe `[out, out]`.
+
+    `direction` is D `[out, in]`, `columns` `[out, n]`, `rows` bool `[out]`. `W_safe` is `D D^T` over the Frobenius norm
+    of D (`fro`), its number of entries (`numel`) or its number of columns (`in`), or (`projector`) `U U^T` of its
+    `directions` largest left singular vectors.
+    """
+    if scale == "projector":
+        left = left_directions(direction, directions)
+        return left[rows] @ (left.T @ columns)
+    divisor = {"fro": float(direction.double().norm()), "numel": direction.numel(), "in": direction.shape[1]}[scale]
+    chosen = direction[rows]
+    # Both orders give the same; the one with the smaller product in between saves memory.
+    if len(chosen) * direction.shape[0] < direction.shape[1] * columns.shape[1]:
+        return (chosen @ direction.T) @ columns / divisor
+    return chosen @ (direction.T @ columns) / divisor
+
+
+def left_directions(matrix: Tensor, count: int) -> Tensor:
+    """The `count` largest left singular vectors, `[out, at most count]`; those of rounding alone are left out."""
+    scaled = factor(matrix, count).b
+    sizes = scaled.norm(dim=0)  # roots of the singular values
+    kept = sizes**2 > NEGLIGIBLE * sizes.max() ** 2
+    left: Tensor = scaled[:, kept] / sizes[kept]
+    return left.to(matrix.dtype)
+
+
+def _layers(source: Source, options: FgsnZeroOptions) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The safety layers, and the gaps that decided."""
+    if options.layers:
+        if max(options.layers) >= source.architecture.layers:
+            raise InputError(
+                f"`layers:` names layer {max(options.layers)}, but the model has the layers 0 to "
+                f"{source.architecture.layers - 1}: name some of these"
+            )
+        return options.layers, ()
+    gaps = read_gaps(source.probe("hidden_state", "donor"))
+    return safety_layers(gaps, options.start_growth, options.keep_growth), gaps
+
+
+def _top(scores: Tensor, share: float) -> Tensor:
+    """Which scores are among the largest, bool `[n]`."""
+    best = torch.argsort(scores, descending=True, stable=True)[: math.floor(share * len(scores) + 0.5)]
+    return torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, best, True)
+
+
+def _projected(source: Source, options: FgsnOptions, linear: Linear, mask: Tensor) -> Tensor:
+    """Masked rows: start + (W_safe B) A, where B A is what fine-tuning changed (whole, A is 1)."""
+    direction = difference(source, "donor", linear)
+    change = difference(source, "target", linear)
+    if options.tuned_from == "donor":
+        change -= direction
+    project = partial(project_rows, direction.float(), rows=mask, scale=options.scale, directions=options.directions)
+    if options.rank is None:
+        rows = project(change.float())
+    else:
+        factors = factor(change, options.rank)
+        rows = project(factors.b.float()) @ factors.a.float()
+    del direction, change
+    new = source.weight("target", linear)
+    new[mask] = source.weight(options.tuned_from, linear)[mask] + rows
+    return source.stored(linear, new)
+
+
+def _blended(source: Source, options: FgsnOptions, linear: Linear, mask: Tensor) -> Tensor:
+    """Masked rows: (1 - c) target + c W_safe target."""
+    new = source.weight("target", linear)
+    direction = difference(source, "donor", linear).float()
+    rows = project_rows(direction, new, mask, options.scale, options.directions)
+    new[mask] = (1 - options.blend) * new[mask] + options.blend * rows
+    return source.stored(linear, new)
+
+
+def _returned(source: Source, options: FgsnZeroOptions, linear: Linear, mask: Tensor) -> Tensor:
+    """Masked rows: those of the model that fine-tuning started from."""
+    new = source.weight("target", linear)
+    new[mask] = source.weight(options.tuned_from, linear)[mask]
+    return source.stored(linear, new)

@@ -1,0 +1,125 @@
+"""What fine-tuning added to a weight matrix, as the two factors that a LoRA adapter would have.
+
+Methods that are defined on an adapter's factors meet studies that hold full weights only. `factor` splits the
+difference of a model to the model it came from, `W - W_base ~= B A`, by a truncated singular value decomposition;
+`aligned` turns the factors of one model so that their entries can be compared with those of another.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cnt_pipeline.errors import InputError
+from cnt_pipeline.transplants.edit.source import Linear, Source, generator
+
+EXACT_SIDE = 1024
+"""Matrices whose smaller side is at most this are decomposed in full; larger ones by subspace iteration."""
+OVERSAMPLING = 16
+"""How many directions subspace iteration carries beyond those it is asked for."""
+PASSES = 4
+"""How often subspace iteration goes through the matrix and back."""
+PREFERENCE = 1e-3
+"""How much more B weighs, and how much less A, in the choice of a turn: what settles ties."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A matrix `b a` of low rank: `b` `[out, rank]`, `a` `[rank, in]`, float64."""
+
+    b: Tensor
+    a: Tensor
+
+    @property
+    def rank(self) -> int:
+        """How many columns `b` and rows `a` have."""
+        return self.b.shape[1]
+
+    def product(self) -> Tensor:
+        """The matrix itself, `[out, in]`."""
+        return self.b @ self.a
+
+    def scaled(self, scale: float) -> "Factors":
+        """Factors of `scale` times the matrix (`scale` >= 0), each factor taking its square root."""
+        return Factors(self.b * scale**0.5, self.a * scale**0.5)
+
+    def trimmed(self) -> "Factors":
+        """Balanced factors without the directions that rounding of the weights to float32 alone could have left.
+
+        As in the usual numerical rank: singular values up to the largest times float32's epsilon times the longer side.
+        Factors of a zero matrix keep none.
+        """
+        values = self.b.square().sum(0)
+        dust = values.max() * torch.finfo(torch.float32).eps * max(len(self.b), self.a.shape[1])
+        count = int((values > dust).sum())
+        return Factors(self.b[:, :count], self.a[:count])
+
+
+def difference(source: Source, model: str, linear: Linear) -> Tensor:
+    """What `model` has beyond the base model in one matrix, `[out, in]` float64.
+
+    Raises:
+        InputError: a weight of one of them is not finite.
+    """
+    change = source.weight(model, linear).double().sub_(source.weight("base", linear))
+    if not torch.isfinite(change).all():
+        raise InputError(
+            f"{linear.tensor} of the {model} or the base model holds NaN or infinity: fetch or train that model again"
+        )
+    return change
+
+
+def factor(matrix: Tensor, rank: int) -> Factors:
+    """Balanced factors of the best approximation of `matrix` `[out, in]` by a rank, at most its smaller side.
+
+    With the singular value decomposition `U S V^T`, B is `U sqrt(S)` and A is `sqrt(S) V^T`, so both carry the scale
+    alike. Large matrices are decomposed by randomised subspace iteration (Halko, Martinsson, Tropp 2011, section 4.5):
+    exact to rounding where the matrix has no more than `rank` directions, as an adapter's has, and otherwise as close
+    as the decay of its singular values allows. The same matrix always gives the same factors.
+    """
+    side = min(matrix.shape)
+    rank = min(rank, side)
+    matrix = matrix.double()
+    if side <= EXACT_SIDE or 4 * rank >= side:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    else:
+        left, values, right = _leading(matrix, rank)
+    root = values[:rank].sqrt()
+    return Factors(left[:, :rank] * root, root[:, None] * right[:rank])
+
+
+def aligned(factors: Factors, to: Factors) -> Factors:
+    """The same matrix as `factors` in the factors nearest to those of `to` (equal rank).
+
+    `B A = (B Q)(Q^T A)` for every orthogonal Q, so entries of two decompositions mean nothing to each other until Q is
+    chosen. Taken is the Q that minimises `||B Q - B_to||^2 + ||Q^T A - A_to||^2` (orthogonal Procrustes problem), with
+    a trace more weight on B: square matrices of full rank whose determinants differ in sign have two such Q otherwise.
+    """
+    outputs, inputs = factors.b.T @ to.b, factors.a @ to.a.T
+    left, _, right = torch.linalg.svd((1 + PREFERENCE) * outputs + (1 - PREFERENCE) * inputs)
+    turn = left @ right
+    return Factors(factors.b @ turn, turn.T @ factors.a)
+
+
+def inner(one: Factors, other: Factors) -> float:
+    """Sum over entries of the product of two matrices, without forming either."""
+    return float(((one.b.T @ other.b) * (one.a @ other.a.T)).sum())
+
+
+def cosine(one: Factors, other: Factors) -> float:
+    """Cosine between two matrices read as vectors; 0 where one of them is zero."""
+    norms = inner(one, one) * inner(other, other)
+    return inner(one, other) / norms**0.5 if norms > 0 else 0.0
+
+
+def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular vectors and values of `matrix`, a few more than `rank` of them."""
+    rows, columns = matrix.shape
+    lot = generator(0, f"sketch of {rows} x {columns}")
+    sketch = torch.randn(columns, min(rank + OVERSAMPLING, rows, columns), generator=lot, dtype=matrix.dtype)
+    basis = torch.linalg.qr(matrix @ sketch).Q
+    for _ in range(PASSES):
+        basis = torch.linalg.qr(matrix.T @ basis).Q
+        basis = torch.linalg.qr(matrix @ basis).Q
+    left, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ left, values, right

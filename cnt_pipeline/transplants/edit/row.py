@@ -1,0 +1,36 @@
+"""What a method that edits weight matrices is, as data."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cnt_pipeline.study.block import Block
+
+
+@dataclass(frozen=True)
+class EditRow:
+    """One method of the table.
+
+    `needs`: models beside target and donor (`base`, the model before alignment). `probes`: what it reads of activations
+    or gradients, as `<probe>/<model>` (`moments/donor`). `scores`, `selects`, `edits`: its rules in a few words.
+    `function`: `module:name` of its edit under `cnt_pipeline.transplants.edit`. `options`: what a study may set, with
+    its defaults. `words`: the formula in words; `deviations`: where and why it departs from the source. `grade` says
+    how its source is known (methods.md): A read, B reimplemented, C second-hand, I ours.
+    """
+
+    name: str
+    scores: str
+    selects: str
+    edits: str
+    function: str
+    options: type[Block]
+    grade: Literal["A", "B", "C", "I"]
+    source: str
+    words: str
+    deviations: str = ""
+    needs: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_]+", self.name):
+            raise ValueError(f"a method cannot be called '{self.name}'")
