@@ -93,6 +93,11 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "frontier.lambda": ([0.0], ["evaluations/frontier"]),
     "frontier.random_seeds": (2, ["evaluations/frontier"]),
     "frontier.resamples": (5, ["evaluations/stability"]),
+    "compare.methods": (
+        ["random"],
+        ["transplants/compared_random", "completions/compared_random/*", "evaluations/leaderboard", "reports/leaderboard"],
+    ),
+    "compare.task": ("general", []),
     "evaluate": (["perplexity"], ["evaluations/scores"]),
     "accept.recovery": (0.5, ["evaluations/verdict", "reports/page"]),
     "accept.over_refusal": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
