@@ -94,8 +94,7 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "frontier.random_seeds": (2, ["evaluations/frontier"]),
     "frontier.resamples": (5, ["evaluations/stability"]),
     "compare.methods": (
-        ["random"],
-        ["transplants/compared_random", "completions/compared_random/*", "evaluations/leaderboard", "reports/leaderboard"],
+        ["random"], ["transplants/compared_random", "completions/compared_random/*", "*/leaderboard"],
     ),
     "compare.task": ("general", []),
     "evaluate": (["perplexity"], ["evaluations/scores"]),
