@@ -18,6 +18,7 @@ from cnt_pipeline.pipeline.compare_steps import LEADERBOARD
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.reports import words
+from cnt_pipeline.reports.standing import ranked
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study
@@ -94,7 +95,7 @@ def _board(board: Mapping[str, Any]) -> str:
         f"| method | grade | {' | '.join(label for label, _, _ in shown)} | parameters changed |",
         "|---" * (len(shown) + 3) + "|",
     ]
-    for row in sorted(board["rows"], key=lambda row: (row["method"] is not None, -(row["recovery"] or 0))):
+    for row in ranked(board["rows"]):
         cells = [_figure(row["metrics"].get(name), metric) for _, name, metric in shown]
         changed = "" if row["parameters"] is None else f"{row['parameters']:,.0f} ({words.share(row['share'])})"
         name = f"**{row['method']}**, the study's own" if row["name"] == "transplant" else row["name"]

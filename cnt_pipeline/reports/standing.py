@@ -36,14 +36,16 @@ class Standing:
 
 
 def ranked(rows: Sequence[LeaderRow]) -> list[LeaderRow]:
-    """The references, then the methods from the highest recovery down; those without one last, ties by name."""
+    """The references, then the methods from the highest recovery down; those without one last; of equals, the one that
+    changed the fewest parameters first."""
 
-    def place(row: LeaderRow) -> tuple[int, float, str]:
+    def place(row: LeaderRow) -> tuple[int, float, float, str]:
         if row["name"] in REFERENCES:
-            return (REFERENCES.index(row["name"]), 0.0, "")
+            return (REFERENCES.index(row["name"]), 0.0, 0.0, "")
+        changed = float("inf") if row["parameters"] is None else row["parameters"]
         if row["recovery"] is None:
-            return (len(REFERENCES) + 1, 0.0, row["name"])
-        return (len(REFERENCES), -row["recovery"], row["name"])
+            return (len(REFERENCES) + 1, 0.0, changed, row["name"])
+        return (len(REFERENCES), -round(row["recovery"], 9), changed, row["name"])
 
     return sorted(rows, key=place)
 

@@ -263,3 +263,17 @@ def test_names_keep_clear_of_each_other_and_of_the_frame() -> None:
 def test_a_plot_without_points_is_still_a_frame() -> None:
     svg = drawn([])
     assert [node for node in svg.iter("path") if node.get("class") == "front"] == []
+
+
+def test_of_equal_recoveries_the_smaller_change_comes_first() -> None:
+    def row(name: str, parameters: float | None, recovery: float | None) -> dict[str, Any]:
+        return {"name": name, "parameters": parameters, "recovery": recovery}
+
+    listed = [
+        row("a", 9, 1.0),
+        row("b", 5, 1.0 - 1e-12),
+        row("c", None, 1.0),
+        row("d", 1, 0.5),
+        row("target", None, 0.0),
+    ]
+    assert [each["name"] for each in ranked(listed)] == ["target", "b", "a", "c", "d"]
