@@ -79,7 +79,7 @@ OTHER_COMMANDS = [
     Fault(
         "unknown document",
         lambda b: None,
-        ("there is no document 'runs'", "run, plan, status, donors, study"),
+        ("there is no document 'runs'", "run, plan, status, donors, leaderboard, study"),
         (("schema", "runs"),),
     ),
     Fault(
