@@ -28,13 +28,13 @@ smollm2: $(REAL)
 	$(BIN)/cnt run studies/smollm2-refusal.yaml
 
 smollm2-bias: $(REAL)
-	$(BIN)/cnt run studies/smollm2-bias.yaml
+	$(BIN)/cnt run
 
 leaderboard: $(INSTALLED)
 	$(BIN)/cnt compare studies/quickstart-realign.yaml
 
 results: $(INSTALLED)
-	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/quickstart-realign.yaml studies/smollm2-refusal.yaml studies/smollm2-bias.yaml
+	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/quickstart-realign.yaml studies/smollm2-refusal.yaml
 
 test: $(INSTALLED)
 	$(BIN)/pytest
