@@ -39,7 +39,7 @@ def compare_methods(path: Path, store: str | None, as_json: bool) -> int:
         )
     found, page = _take(study, opened)
     if as_json:
-        print_document(_document(found, study.accept, page))
+        print_document(_document(study, found, page))
     else:
         _print(found, study.accept, page)
     return 0
@@ -57,13 +57,13 @@ def _take(study: Study, store: Store) -> tuple[dict[str, Any], str]:
     return found, str(chain.artifact(LEADERBOARD_PAGE).path(PAGE))
 
 
-def _document(found: Mapping[str, Any], accept: Accept, page: str) -> LeaderboardDocument:
+def _document(study: Study, found: Mapping[str, Any], page: str) -> LeaderboardDocument:
     rows = []
     for row in ranked(found["rows"]):
-        stands = standing(found, row, accept)
+        stands = standing(found, row, study.accept)
         kept = {"keeps_lookalikes": stands.keeps_lookalikes, "keeps_utility": stands.keeps_utility}
         rows.append(LeaderboardRow.model_validate({**row, **kept}))
-    return LeaderboardDocument.model_validate({**found, "rows": rows, "page": page})
+    return LeaderboardDocument.model_validate({**found, "study": study.study, "rows": rows, "page": page})
 
 
 LEFT_TO_THE_PAGE = ("coherence", "modules touched", "peak memory")

@@ -62,7 +62,6 @@ class Entry:
 
 
 def write_leaderboard(
-    study: str,
     function: Function,
     prompts: Mapping[Kind, Sequence[Prompt]],
     said: Mapping[str, Said],
@@ -102,7 +101,6 @@ def write_leaderboard(
     _recoveries(rows, metric, function.sign)
     _mark_front(rows, metric, function.sign)
     document = {
-        "study": study,
         "metric": metric,
         "misfire": MISFIRES[metric],
         "direction": function.direction,

@@ -101,7 +101,6 @@ def _board(study: Study, edits: Sequence[ResolvedEdit]) -> Iterator[Step]:
     yield Step(
         LEADERBOARD_PAGE,
         "reports.leaderboard",
-        {"study": study.study, "function": study.function.model_dump(mode="json"),
-         "accept": study.accept.model_dump(mode="json")},
+        {"study": study.study, "accept": study.accept.model_dump(mode="json")},
         {"leaderboard": Input(LEADERBOARD)},
-    )  # fmt: skip
+    )

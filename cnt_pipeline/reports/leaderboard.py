@@ -74,12 +74,12 @@ class Board:
     columns: tuple[Column, ...]
 
 
-def write_leaderboard_page(document: Mapping[str, Any], accept: Accept, folder: Path) -> None:
-    """Write `leaderboard.html` and `leaderboard.md` from the leaderboard's document.
+def write_leaderboard_page(study: str, document: Mapping[str, Any], accept: Accept, folder: Path) -> None:
+    """Write `leaderboard.html` and `leaderboard.md` of a study from the leaderboard's document.
 
     Neither holds a date or a place on this machine; durations are those that the document holds.
     """
-    view = _view(document, accept)
+    view = _view(study, document, accept)
     templates = environment()
     page = templates.get_template("leaderboard.html.j2").render(view)
     table = templates.get_template("leaderboard.md.j2").render(view).replace(words.SPACE, " ")
@@ -93,11 +93,11 @@ def board(document: Mapping[str, Any], accept: Accept) -> Board:
     return Board(tuple(_heading(row, document["metric"]) for row in rows), tuple(_columns(document, rows, accept)))
 
 
-def _view(document: Mapping[str, Any], accept: Accept) -> dict[str, Any]:
+def _view(study: str, document: Mapping[str, Any], accept: Accept) -> dict[str, Any]:
     made = board(document, accept)
     grades = sorted({heading.grade for heading in made.rows if heading.grade})
     return {
-        "study": document["study"],
+        "study": study,
         "board": made,
         "words": words,
         "title": f"{words.sentence(words.metric_name(document['metric']))}: methods compared",

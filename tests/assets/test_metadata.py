@@ -44,7 +44,7 @@ def test_the_leaderboard_is_a_table_of_its_rows(tmp_path: Path) -> None:
 
 
 def test_the_page_is_shown_with_its_table_and_path(tmp_path: Path) -> None:
-    write_leaderboard_page(document(), Accept(), tmp_path)
+    write_leaderboard_page("mini", document(), Accept(), tmp_path)
     files = {name: (tmp_path / name).read_text(encoding="utf-8") for name in ("leaderboard.html", "leaderboard.md")}
     shown = told(tmp_path / "store", "reports/leaderboard", files, {"front": []})
     assert "| **nlsr** (3 seeds" in shown["leaderboard"].value

@@ -150,7 +150,7 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
         ]
         entries.append(Entry.of_edits(label, EDITS[drawn[0][0]], documents))
     document = write_leaderboard(
-        context.study.study, context.study.function, prompts, said, entries, tuple(slice_["metrics"]),
+        context.study.function, prompts, said, entries, tuple(slice_["metrics"]),
         slice_["task"], context.study.seed, folder, slice_.get("aside", ()),
     )  # fmt: skip
     return {"entries": len(document["rows"]), "front": [row["name"] for row in document["rows"] if row["pareto"]]}

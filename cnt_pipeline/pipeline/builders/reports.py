@@ -63,7 +63,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     """`leaderboard.html` and `leaderboard.md`."""
-    write_leaderboard_page(read_json(context, "leaderboard", BOARD), context.study.accept, folder)
+    write_leaderboard_page(context.study.study, read_json(context, "leaderboard", BOARD), context.study.accept, folder)
     return {}
 
 

@@ -38,7 +38,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     class Chain:
         def __init__(self, study: Study, *_: Any) -> None:
-            write_leaderboard_page(document(), study.accept, made)
+            write_leaderboard_page(study.study, document(), study.accept, made)
 
         def take(self, key: str) -> None:
             keys.append(key)

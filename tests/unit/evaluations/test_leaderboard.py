@@ -59,7 +59,7 @@ def written(
     baselines = {"target": said(0, 0, 10), "donor": said(8, 1, 10)}
     everything = [Entry("target"), Entry("donor"), *entries]
     document = write_leaderboard(
-        "mini", REFUSAL, prompts, {**baselines, **subjects}, everything, BOARD, task, 0, folder
+        REFUSAL, prompts, {**baselines, **subjects}, everything, BOARD, task, 0, folder
     )  # fmt: skip
     assert json.loads((folder / FILE).read_text()) == document
     return {row["name"]: row for row in document["rows"]}

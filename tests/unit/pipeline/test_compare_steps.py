@@ -89,6 +89,11 @@ def test_options_enter_the_slice_with_their_defaults() -> None:
     assert {key for key in plain["options"] if plain["options"][key] != written["options"][key]} == {"beta"}
 
 
+def test_studies_alike_but_for_their_names_share_the_leaderboard_and_not_its_page() -> None:
+    one, other = by_key("nlsr"), by_key("nlsr", study="namesake")
+    assert {key for key in one if one[key] != other[key]} == {"reports/page", LEADERBOARD_PAGE}
+
+
 def test_the_page_reads_the_leaderboard() -> None:
     assert [source.step for source in by_key("ties")[LEADERBOARD_PAGE].inputs.values()] == [LEADERBOARD]
 
