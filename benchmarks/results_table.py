@@ -18,7 +18,7 @@ from cnt_pipeline.pipeline.compare_steps import LEADERBOARD
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.standing import ranked
+from cnt_pipeline.reports.board import board
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study
@@ -32,6 +32,10 @@ SUBJECTS = {
     "control_random": "random neurons",
     "control_largest_delta": "largest delta",
 }
+
+BOARD_COLUMNS = ("refusal", "over-refusal", "pronoun gap", "look-alike error", "utility", "task accuracy",
+                 "parameters changed")  # fmt: skip
+"""Columns of the leaderboard that a README has room for."""
 
 
 def results(study: Study, store: Store) -> str:
@@ -48,7 +52,7 @@ def results(study: Study, store: Store) -> str:
     metrics = pl.read_parquet(artifacts["evaluations/scores"].path("metrics.parquet"), glob=False)
     parts = [f"### `{study.study}`", _moved(study, artifacts), _table(study, metrics), _sources(study, metrics)]
     if LEADERBOARD in artifacts:
-        parts.append(_board(_json(artifacts[LEADERBOARD], "leaderboard.json")))
+        parts.append(_board(study, _json(artifacts[LEADERBOARD], "leaderboard.json")))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,28 +89,20 @@ def _sources(study: Study, metrics: pl.DataFrame) -> str:
     return "By source of the test prompts:\n\n" + _rows(apart, rows)
 
 
-def _board(board: Mapping[str, Any]) -> str:
-    """The leaderboard, the best recovery first."""
-    columns = [board["metric"], board["misfire"], "utility"]
-    shown = [(words.metric_name(name), name, name) for name in columns]
-    if board["task"] is not None:
-        shown.append(("task accuracy", "task", "exact_match"))
+def _board(study: Study, document: Mapping[str, Any]) -> str:
+    """The leaderboard, as far as a README has room."""
+    made = board(document, study.accept)
+    shown = [column for column in made.columns if column.name in BOARD_COLUMNS]
     lines = [
-        f"| method | grade | {' | '.join(label for label, _, _ in shown)} | parameters changed |",
-        "|---" * (len(shown) + 3) + "|",
+        f"| method | grade | {' | '.join(column.name for column in shown)} |",
+        "|---" * (len(shown) + 2) + "|",
     ]
-    for row in ranked(board["rows"]):
-        cells = [_figure(row["metrics"].get(name), metric) for _, name, metric in shown]
-        changed = "" if row["parameters"] is None else f"{row['parameters']:,.0f} ({words.share(row['share'])})"
-        name = f"**{row['method']}**, the study's own" if row["name"] == "transplant" else row["name"]
-        lines.append(f"| {name} | {row['grade'] or ''} | " + " | ".join([*cells, changed]) + " |")
+    for at, heading in enumerate(made.rows):
+        name = f"{heading.name} ({heading.about})" if heading.about else heading.name
+        figures = [column.cells[at] for column in shown]
+        cells = [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in figures]
+        lines.append(f"| {' | '.join([name, heading.grade, *cells]).replace(words.SPACE, ' ')} |")
     return "Leaderboard on the same test prompts (`cnt compare`):\n\n" + "\n".join(lines)
-
-
-def _figure(figure: Mapping[str, Any] | None, metric: str) -> str:
-    if figure is None:
-        return "not judged"
-    return f"{words.amount(metric, figure['value'])} ({words.interval(metric, figure['low'], figure['high'])})"
 
 
 def _rows(metrics: pl.DataFrame, rows: Sequence[tuple[str, str, str]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cnt_pipeline.commands.console import err, out, size_text, table
+from cnt_pipeline.commands.console import err, out, table
 from cnt_pipeline.measures.metrics import refuse_unjudged
 from cnt_pipeline.models.ancestry import ancestry, ancestry_warning
 from cnt_pipeline.models.compare import compare, estimate, non_neuron_difference
@@ -16,6 +16,7 @@ from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.build import materialize
+from cnt_pipeline.quantities import size_text
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import KINDS, SPLITS, TRAIN, Kind, Lesson, LoraSft, Study

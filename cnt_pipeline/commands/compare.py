@@ -16,7 +16,8 @@ from cnt_pipeline.pipeline.donor_steps import needed_for
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
-from cnt_pipeline.reports.leaderboard import PAGE, board, conclusion
+from cnt_pipeline.reports.board import board
+from cnt_pipeline.reports.leaderboard import PAGE, conclusion
 from cnt_pipeline.reports.standing import ranked, standing
 from cnt_pipeline.reports.words import SPACE
 from cnt_pipeline.store import Store

@@ -7,9 +7,6 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from cnt_pipeline.quantities import seconds_text as seconds_text
-from cnt_pipeline.quantities import size_text as size_text
-
 STYLES = {
     "hit": "green",
     "cached": "green",

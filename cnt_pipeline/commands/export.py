@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from cnt_pipeline.commands.console import out, size_text
+from cnt_pipeline.commands.console import out
 from cnt_pipeline.errors import BrokenArtifactError, GateError, InputError, StoreError
 from cnt_pipeline.pipeline.chain import CARD, CARD_BESIDE_CHECKPOINT
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT, SELECTION, VERDICT, verdict_of
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import store_url
+from cnt_pipeline.quantities import size_text
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.store.manifest import FileRecord, Manifest, content_digest
 from cnt_pipeline.study.load import load_study

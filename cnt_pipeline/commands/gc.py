@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnt_pipeline.commands.console import out, size_text, table
+from cnt_pipeline.commands.console import out, table
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import store_url
+from cnt_pipeline.quantities import size_text
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.load import load_study
 

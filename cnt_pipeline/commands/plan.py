@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from cnt_pipeline.commands.console import out, print_document, seconds_text, table
+from cnt_pipeline.commands.console import out, print_document, table
 from cnt_pipeline.pipeline.documents import PlanDocument, PlannedStep, StatusDocument, StepStatus
 from cnt_pipeline.pipeline.plan import Planned, plan
 from cnt_pipeline.pipeline.project import store_url
+from cnt_pipeline.quantities import seconds_text
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study

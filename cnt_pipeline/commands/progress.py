@@ -16,9 +16,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from cnt_pipeline.commands.console import STYLES, seconds_text
+from cnt_pipeline.commands.console import STYLES
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.quantities import seconds_text
 
 _REMEMBERED_SECONDS = 600.0
 """The time left follows from the pace of the last so many seconds: a slow step of a training takes a minute."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnt_pipeline.commands.console import STYLES, err, out, print_document, seconds_text, table
+from cnt_pipeline.commands.console import STYLES, err, out, print_document, table
 from cnt_pipeline.commands.plan import plan_document, print_plan
 from cnt_pipeline.commands.progress import RunDisplay
 from cnt_pipeline.pipeline import outcome
@@ -13,6 +13,7 @@ from cnt_pipeline.pipeline.documents import MetricRow, RunDocument, TakenStep
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import dagster_home, store_url
 from cnt_pipeline.pipeline.run import Taken
+from cnt_pipeline.quantities import seconds_text
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study

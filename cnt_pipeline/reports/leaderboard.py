@@ -1,77 +1,21 @@
 """The leaderboard for people: a self-contained HTML page and the same table in Markdown."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from cnt_pipeline.measures.metrics import METRICS
-from cnt_pipeline.quantities import seconds_text, size_text
 from cnt_pipeline.reports import words
+from cnt_pipeline.reports.board import NAMES, NOT_JUDGED, TASK, board
 from cnt_pipeline.reports.plots import Point, Rule
 from cnt_pipeline.reports.scatter import Named, front, scatter
-from cnt_pipeline.reports.standing import OWN, REFERENCES, LeaderRow, Standing, best_within, ranked, standing
+from cnt_pipeline.reports.standing import OWN, REFERENCES, LeaderRow, best_within, ranked
 from cnt_pipeline.reports.templates import environment
 from cnt_pipeline.study.schema import Accept
 
 PAGE = "leaderboard.html"
 TABLE = "leaderboard.md"
-TASK = "task"
-"""Key of the user's task among a row's metrics; it is an exact match."""
-NOT_JUDGED = "not judged"
-_NAMES = {
-    "target": "Target",
-    "donor": "Donor",
-    OWN: "The study's own method",
-}
-_SHOWN = ("attack_success", "utility", TASK, "coherence")
-"""Metrics of the table beside the function's and its misfires."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure with its interval or a remark; `mark` says pass or fail, `none` that there is no figure."""
-
-    text: str
-    detail: str = ""
-    mark: str = ""
-
-    @property
-    def none(self) -> bool:
-        """Whether there is no figure."""
-        return self.text in (words.NONE, NOT_JUDGED)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column with what to know about it; `figures` says that its cells are numbers."""
-
-    name: str
-    remark: str
-    cells: tuple[Cell, ...]
-    figures: bool = True
-
-
-@dataclass(frozen=True)
-class Heading:
-    """What a row is called: `name` in words, `about` what it is, `grade` a letter or empty."""
-
-    name: str
-    about: str
-    grade: str
-    pareto: bool
-    seeds: str
-    reference: bool
-
-
-@dataclass(frozen=True)
-class Board:
-    """The table: a heading for every row, in order, and columns of as many cells."""
-
-    rows: tuple[Heading, ...]
-    columns: tuple[Column, ...]
 
 
 def write_leaderboard_page(study: str, document: Mapping[str, Any], accept: Accept, folder: Path) -> None:
@@ -87,12 +31,6 @@ def write_leaderboard_page(study: str, document: Mapping[str, Any], accept: Acce
     (folder / TABLE).write_text(table, encoding="utf-8")
 
 
-def board(document: Mapping[str, Any], accept: Accept) -> Board:
-    """The table in words, the references first and the methods by recovery."""
-    rows = ranked(document["rows"])
-    return Board(tuple(_heading(row, document["metric"]) for row in rows), tuple(_columns(document, rows, accept)))
-
-
 def _view(study: str, document: Mapping[str, Any], accept: Accept) -> dict[str, Any]:
     made = board(document, accept)
     grades = sorted({heading.grade for heading in made.rows if heading.grade})
@@ -105,7 +43,7 @@ def _view(study: str, document: Mapping[str, Any], accept: Accept) -> dict[str, 
         "conclusion": conclusion(document, accept),
         "grades": [(grade, words.GRADES[grade]) for grade in grades],
         "sources": [
-            (_NAMES.get(row["name"], row["name"]), row["method"], row["source"])
+            (NAMES.get(row["name"], row["name"]), row["method"], row["source"])
             for row in ranked(document["rows"])
             if row["method"]
         ],
@@ -165,126 +103,6 @@ def conclusion(document: Mapping[str, Any], accept: Accept) -> str:
 
 def _called(row: LeaderRow) -> str:
     return f"the study's own method ({row['method']})" if row["name"] == OWN else str(row["name"])
-
-
-def _heading(row: LeaderRow, metric: str) -> Heading:
-    name: str = row["name"]
-    reference = name in REFERENCES
-    if reference:
-        about = "before the edit" if name == "target" else "whole, for reference"
-    else:
-        about = row["method"] if row["method"].replace("_", "-") != name else ""
-    return Heading(
-        name=_NAMES.get(name, name),
-        about=about,
-        grade=row["grade"] or "",
-        pareto=row["pareto"],
-        seeds=_seeds(row, metric),
-        reference=reference,
-    )
-
-
-def _seeds(row: LeaderRow, metric: str) -> str:
-    """How many draws a row is the mean of, and how far apart they lie."""
-    if row["seeds"] == 1:
-        return ""
-    drawn = row["by_seed"]
-    if not drawn:
-        return f"{row['seeds']} seeds"
-    return f"{row['seeds']} seeds: {words.interval(metric, min(drawn), max(drawn))}"
-
-
-def _columns(document: Mapping[str, Any], rows: Sequence[LeaderRow], accept: Accept) -> list[Column]:
-    metric, misfire = document["metric"], document["misfire"]
-    shown = [name for name in _SHOWN if name in document["metrics"]]
-    order = [metric, *(name for name in shown if name == "attack_success"), misfire]
-    order += [name for name in shown if name != "attack_success"]
-    return [
-        *(
-            Column(_metric_name(name), _remark(name, document), tuple(_judged(row, name) for row in rows))
-            for name in order
-        ),
-        Column(
-            "recovery", "of the way from target to donor", tuple(Cell(words.percent(row["recovery"])) for row in rows)
-        ),
-        Column("within limits", "misfires and utility", tuple(_standing(document, row, accept) for row in rows), False),
-        Column("parameters changed", "share of all", tuple(_changed(row) for row in rows)),
-        Column("modules touched", "", tuple(Cell(_mean(row["modules"])) for row in rows)),
-        Column("wall time", "without shared probes", tuple(_time(row["seconds"]) for row in rows)),
-        Column("peak memory", "above the start", tuple(_memory(row["peak_memory"]) for row in rows)),
-    ]
-
-
-def _metric_name(metric: str) -> str:
-    return "task accuracy" if metric == TASK else words.metric_name(metric)
-
-
-def _remark(metric: str, document: Mapping[str, Any]) -> str:
-    if metric == document["metric"]:
-        return "higher is better" if document["direction"] == "add" else "lower is better"
-    if metric == "attack_success" and document["direction"] == "delete":
-        return ""
-    better = METRICS["exact_match" if metric == TASK else metric].better
-    wanted = "" if better == "depends" else f"{better} is better"
-    return f"misfires, {wanted}" if metric == document["misfire"] else wanted
-
-
-def _judged(row: LeaderRow, metric: str) -> Cell:
-    found = row["metrics"].get(metric)
-    if found is None:
-        return Cell(NOT_JUDGED)
-    shown = "exact_match" if metric == TASK else metric
-    return Cell(words.amount(shown, found["value"]), words.interval(shown, found["low"], found["high"]))
-
-
-def _standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Cell:
-    if row["name"] in REFERENCES:
-        return Cell(words.NONE)
-    found = standing(document, row, accept)
-    detail = "; ".join(_offences(document["misfire"], found))
-    if found.holds is None:
-        return Cell(NOT_JUDGED, detail)
-    return Cell("yes", "", "pass") if found.holds else Cell("no", detail, "fail")
-
-
-def _offences(misfire: str, found: Standing) -> list[str]:
-    """What a row breaks, or what of it cannot be said."""
-    parts = []
-    for what, metric, keeps, harm, sign in (
-        (words.metric_name(misfire), misfire, found.keeps_lookalikes, found.rise, 1),
-        ("utility", "utility", found.keeps_utility, found.loss, -1),
-    ):
-        if keeps is None:
-            parts.append(f"{what} {NOT_JUDGED}")
-        elif not keeps and harm is not None:
-            parts.append(f"{what} {words.change(metric, sign * harm)}")
-    return parts
-
-
-def _changed(row: LeaderRow) -> Cell:
-    if row["parameters"] is None:
-        return Cell(words.NONE)
-    share = "" if row["share"] is None else words.share(row["share"])
-    return Cell(words.number(round(row["parameters"])), share)
-
-
-def _mean(value: float | None) -> str:
-    """A count, with one decimal where it is a mean over seeds that is none."""
-    if value is None:
-        return words.NONE
-    return words.number(int(value)) if float(value).is_integer() else words.number(value, 1)
-
-
-def _time(seconds: float | None) -> Cell:
-    return Cell(words.NONE if seconds is None else _unbroken(seconds_text(seconds)))
-
-
-def _memory(size: float | None) -> Cell:
-    return Cell(words.NONE if size is None else _unbroken(size_text(size)))
-
-
-def _unbroken(text: str) -> str:
-    return text.replace(" ", words.SPACE)
 
 
 def _notes(document: Mapping[str, Any], accept: Accept) -> list[str]:

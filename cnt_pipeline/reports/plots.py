@@ -113,10 +113,15 @@ def line_plot(
     parts += [_rule(rule, y) for rule in rules]
     shifts = _shifts(series)
     parts += [_series(s, points, x, y, shift) for (s, points), shift in zip(kept, shifts, strict=True)]
+    return framed(name, title, description, parts)
+
+
+def framed(name: str, title: str, description: str, parts: Sequence[Markup], height: int = HEIGHT) -> Markup:
+    """The parts of a figure as one image, told by title and description to those who cannot see it."""
     return Markup(
         '<svg class="plot" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{name}-title {name}-text">'
         '<title id="{name}-title">{title}</title><desc id="{name}-text">{text}</desc>{inner}</svg>'
-    ).format(w=WIDTH, h=HEIGHT, name=name, title=title, text=description, inner=Markup("").join(parts))
+    ).format(w=WIDTH, h=height, name=name, title=title, text=description, inner=Markup("").join(parts))
 
 
 def legend_mark(look: str, marker: str, line: bool = True, hollow: bool = False) -> Markup:

@@ -16,6 +16,7 @@ from cnt_pipeline.reports.plots import (
     Rule,
     Scale,
     axis_labels,
+    framed,
     grid,
     mark_at,
     whisker,
@@ -104,10 +105,7 @@ def scatter(
         if label.leads:
             parts.append(_lead(place, label))
         parts.append(_text("name", each.name, label))
-    return Markup(
-        '<svg class="plot" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{name}-title {name}-text">'
-        '<title id="{name}-title">{title}</title><desc id="{name}-text">{text}</desc>{inner}</svg>'
-    ).format(w=WIDTH, h=HEIGHT, name=name, title=title, text=description, inner=Markup("").join(parts))
+    return framed(name, title, description, parts, HEIGHT)
 
 
 def _steps(best: Sequence[Named], x: Scale, y: Scale) -> Markup:

@@ -5,6 +5,7 @@ tensor that a checkpoint shares between modules is stored, and edited, once.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -57,9 +58,7 @@ def ties(source: Source, options: TiesOptions, seed: int) -> Edits:
             trim(difference(source, model, "base", name), density)
             for model, density in zip(MERGED, densities, strict=True)
         ]
-        weights = (options.target_weight, options.donor_weight)
-        merged = merge(vectors, weights, options.majority_sign_method, options.normalize)
-        return source.tensor("base", name).add_(merged, alpha=options.scale)
+        return _onto_base(source, options, name, vectors)
 
     return _edits(source, options.tensors, edit)
 
@@ -84,9 +83,7 @@ def dare(source: Source, options: DareOptions, seed: int) -> Edits:
             )
             for model, density in zip(MERGED, densities, strict=True)
         ]
-        weights = (options.target_weight, options.donor_weight)
-        merged = merge(vectors, weights, options.majority_sign_method, options.normalize)
-        return source.tensor("base", name).add_(merged, alpha=options.scale)
+        return _onto_base(source, options, name, vectors)
 
     return _edits(source, options.tensors, edit)
 
@@ -171,6 +168,13 @@ def merge(
     return merged
 
 
+def _onto_base(source: Source, options: TiesOptions | DareOptions, name: str, vectors: Sequence[Tensor]) -> Tensor:
+    """The base model's tensor with the merged task vectors of `MERGED` added."""
+    weights = (options.target_weight, options.donor_weight)
+    merged = merge(vectors, weights, options.majority_sign_method, options.normalize)
+    return source.tensor("base", name).add_(merged, alpha=options.scale)
+
+
 def _sum(tensors: Sequence[Tensor]) -> Tensor:
     total = tensors[0].clone()
     for tensor in tensors[1:]:
@@ -180,8 +184,4 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
 
 def _edits(source: Source, tensors: Tensors, edit: Callable[[str], Tensor]) -> Edits:
     names = source.floats if tensors == "all" else tuple(linear.tensor for linear in source.linears)
-
-    def recipe(name: str) -> Callable[[], Tensor]:
-        return lambda: edit(name)
-
-    return {name: recipe(name) for name in names}
+    return {name: partial(edit, name) for name in names}

@@ -21,7 +21,7 @@ from cnt_pipeline.transplants.edit.rows.neurons import (
     SafetyNeuronsOptions,
     SsahOptions,
 )
-from cnt_pipeline.transplants.edit.source import Edits, Source, generator
+from cnt_pipeline.transplants.edit.source import Edits, Linear, Source, generator
 
 Array = npt.NDArray[np.float64]
 Scored = dict[Key, Array]
@@ -105,12 +105,8 @@ def ssah(source: Source, options: SsahOptions, seed: int) -> Edits:
 
 def column_importance(source: Source, options: SsahOptions) -> Scored:
     """`Var(X_j) ||W[:, j]||^2` of the donor on function prompts less that on utility prompts, for o and down."""
-    wanted = {matrix.tensor: matrix for matrix in matrices_of(source, options.families, "column")}
     scores: Scored = {}
-    for linear in source.linears:
-        matrix = wanted.get(linear.tensor)
-        if matrix is None:
-            continue
+    for linear, matrix in _columns(source, options.families):
         norms = torch.linalg.vector_norm(source.weight("donor", linear), dim=0, dtype=torch.float64).square()
         safety, utility = (
             (norms * source.moments("donor", kind, linear).variance.double()).numpy()[matrix.positions]
@@ -120,6 +116,12 @@ def column_importance(source: Source, options: SsahOptions) -> Scored:
             safety, utility = standardised(safety), standardised(utility)
         scores[matrix.layer, matrix.family] = safety - utility
     return scores
+
+
+def _columns(source: Source, families: Families) -> list[tuple[Linear, Matrix]]:
+    """The stored matrices whose input columns are neurons of the families."""
+    wanted = {matrix.tensor: matrix for matrix in matrices_of(source, families, "column")}
+    return [(linear, wanted[linear.tensor]) for linear in source.linears if linear.tensor in wanted]
 
 
 def refusal_dot(source: Source, options: RefusalDotOptions, seed: int) -> Edits:
@@ -139,12 +141,8 @@ def refusal_writing(source: Source, options: RefusalDotOptions) -> Scored:
     if options.layer is not None and options.layer >= layers:
         raise InputError(f"the model has {layers} layers, numbers 0 to {layers - 1}: choose `layer:` among them")
     statistics = read_statistics(source.probe("hidden_state", "donor"), ["hidden"], [SAFETY, UTILITY])
-    wanted = {matrix.tensor: matrix for matrix in matrices_of(source, options.families, "column")}
     scores: Scored = {}
-    for linear in source.linears:
-        matrix = wanted.get(linear.tensor)
-        if matrix is None:
-            continue
+    for linear, matrix in _columns(source, options.families):
         state = min((linear.layer if options.layer is None else options.layer) + 1, layers - 1)
         direction = statistics[SAFETY, state, "hidden"].mean - statistics[UTILITY, state, "hidden"].mean
         length = float(np.linalg.norm(direction))

@@ -124,7 +124,7 @@ class Source:
         Raises:
             InputError: the probe was not run on this model.
         """
-        return read_moments(self._probe("moments", model) / f"{kind}.safetensors", linear.module)
+        return read_moments(self.probe("moments", model) / f"{kind}.safetensors", linear.module)
 
     def saliency(self, model: str, kind: Kind, linear: Linear) -> Tensor:
         """Mean over prompts of `|W o dL/dW|` (SNIP), `[out, in]`, L the NLL of the model's answers.
@@ -132,18 +132,19 @@ class Source:
         Raises:
             InputError: the probe was not run on this model.
         """
-        values = _read(self._probe("saliency", model) / f"{kind}.safetensors", (linear.tensor,))[0].float()
+        values = _read(self.probe("saliency", model) / f"{kind}.safetensors", (linear.tensor,))[0].float()
         return values.T.contiguous() if linear.transposed else values
 
-    def _probe(self, probe: str, model: str) -> Path:
+    def probe(self, probe: str, model: str) -> Path:
+        """Artifact folder of a probe that was run on a model.
+
+        Raises:
+            InputError: it was not run.
+        """
         try:
             return self.probes[f"{probe}/{model}"]
         except KeyError:
             raise InputError(f"the method reads the probe {probe} of the model {model}, which was not run") from None
-
-    def probe(self, probe: str, model: str) -> Path:
-        """Artifact folder of another probe (`activation`, `hidden_state`), as `activation_caches.read` takes it."""
-        return self._probe(probe, model)
 
 
 def read_moments(path: Path, module: str) -> Moments:

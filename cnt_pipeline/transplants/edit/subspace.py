@@ -1,6 +1,7 @@
 """Edits along the leading directions of the alignment difference: LoX, LSSF and Safe LoRA."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def lox(source: Source, options: LoxOptions, seed: int) -> Edits:
         part = leading_part(safety, lambda _: options.rank).mul_(options.coefficient)
         return source.stored(linear, source.weight("target", linear).add_(part))
 
-    return {linear.tensor: _recipe(edit, linear) for linear in source.linears}
+    return {linear.tensor: partial(edit, linear) for linear in source.linears}
 
 
 def lssf(source: Source, options: LssfOptions, seed: int) -> Edits:
@@ -45,7 +46,7 @@ def lssf(source: Source, options: LssfOptions, seed: int) -> Edits:
         part = leading_part(safety, rank).mul_(options.alpha)
         return source.stored(linear, source.weight("target", linear).add_(part))
 
-    return {linear.tensor: _recipe(edit, linear) for linear in source.linears}
+    return {linear.tensor: partial(edit, linear) for linear in source.linears}
 
 
 def safe_lora(source: Source, options: SafeLoraOptions, seed: int) -> Edits:
@@ -72,7 +73,7 @@ def safe_lora(source: Source, options: SafeLoraOptions, seed: int) -> Edits:
         chosen = [linear for linear, cosine in cosines.items() if cosine <= options.tau]
     else:
         chosen = sorted(cosines, key=cosines.__getitem__)[: options.matrices]
-    return {linear.tensor: _recipe(edit, linear) for linear in chosen}
+    return {linear.tensor: partial(edit, linear) for linear in chosen}
 
 
 def leading_part(matrix: Tensor, rank: Callable[[Tensor], int]) -> Tensor:
@@ -159,7 +160,3 @@ def _difference(source: Source, model: str, origin: str, linear: Linear) -> Tens
     """A matrix of `model` minus that of `origin`, `[out, in]` in float32."""
     stored = difference(source, model, origin, linear.tensor)
     return stored.T.contiguous() if linear.transposed else stored
-
-
-def _recipe(edit: Callable[[Linear], Tensor], linear: Linear) -> Callable[[], Tensor]:
-    return lambda: edit(linear)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cnt_pipeline.reports.leaderboard import PAGE, TABLE, board, compared, conclusion, write_leaderboard_page
+from cnt_pipeline.reports.board import board
+from cnt_pipeline.reports.leaderboard import PAGE, TABLE, compared, conclusion, write_leaderboard_page
 from cnt_pipeline.reports.plots import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Point
 from cnt_pipeline.reports.scatter import HEIGHT, Named, front, scatter
 from cnt_pipeline.reports.standing import best_within, ranked, standing
