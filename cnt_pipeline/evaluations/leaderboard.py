@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.evaluations.ntrr import recovered
 from cnt_pipeline.evaluations.schema import METRICS, SAMPLES
 from cnt_pipeline.evaluations.score import Said, score
 from cnt_pipeline.measures.cost import Cost
@@ -85,8 +86,10 @@ def write_leaderboard(
     source = _task_source(prompts["utility"], task)
     score(prompts, said, metrics, seed, folder, aside)
     measured = pl.read_parquet(folder / METRICS, glob=False)
-    samples = pl.read_parquet(folder / SAMPLES, glob=False)
     metric = metrics[0]
+    judged_prompts = pl.read_parquet(folder / SAMPLES, glob=False).filter(
+        pl.col("metric") == metric, ~pl.col("source").is_in(list(aside)), pl.col("value").is_not_null()
+    )
     rows = []
     for entry in entries:
         found = {
@@ -97,8 +100,8 @@ def write_leaderboard(
             judged = measured.filter(subject=entry.label, metric=TASK, source=own)
             for row in judged.iter_rows(named=True):
                 found["task"] = _figure(row)
-        rows.append(_row(entry, found, _by_seed(samples, entry, metric)))
-    _recoveries(rows, metric, function.sign)
+        rows.append(_row(entry, found, _by_seed(judged_prompts, entry)))
+    _recoveries(rows, judged_prompts, function.sign, seed)
     _mark_front(rows, metric, function.sign)
     document = {
         "metric": metric,
@@ -129,11 +132,11 @@ def _figure(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("value", "low", "high", "n", "vs_target", "vs_target_low", "vs_target_high")}
 
 
-def _by_seed(samples: pl.DataFrame, entry: Entry, metric: str) -> list[float]:
+def _by_seed(samples: pl.DataFrame, entry: Entry) -> list[float]:
     """The function metric of every draw, where there are several."""
     if entry.seeds == 1:
         return []
-    own = samples.filter(subject=entry.label, metric=metric)
+    own = samples.filter(subject=entry.label)
     means = own.group_by("variant").agg(pl.col("value").mean()).sort("variant")
     return [float(value) for value in means["value"]]
 
@@ -153,17 +156,27 @@ def _row(entry: Entry, metrics: Mapping[str, Any], by_seed: list[float]) -> dict
         "seeds": entry.seeds,
         "by_seed": by_seed,
         "recovery": None,
+        "recovery_low": None,
+        "recovery_high": None,
         "pareto": False,
     }
 
 
-def _recoveries(rows: Sequence[dict[str, Any]], metric: str, sign: int) -> None:
-    """The share of the distance from target to donor that each row covers."""
-    values = {row["name"]: row["metrics"][metric]["value"] for row in rows if metric in row["metrics"]}
-    distance = sign * (values["donor"] - values["target"])
+def _recoveries(rows: Sequence[dict[str, Any]], samples: pl.DataFrame, sign: int, seed: int) -> None:
+    """The share of the distance from target to donor that each row covers, resampled over prompts.
+
+    A prompt that one of the three models left unjudged is left out; of several draws it counts with their mean.
+    """
+    values = samples.group_by("subject", "id").agg(pl.col("value").mean()).pivot("subject", index="id", values="value")
     for row in rows:
-        if distance > ROUNDING and row["name"] in values:
-            row["recovery"] = sign * (values[row["name"]] - values["target"]) / distance
+        name = row["name"]
+        if name not in values.columns:
+            continue
+        asked = values.select("id", *dict.fromkeys(("target", "donor", name))).drop_nulls().sort("id")
+        if asked.is_empty() or sign * float((asked["donor"] - asked["target"]).sum()) <= ROUNDING:
+            continue
+        found = recovered(sign, *(asked[subject].to_list() for subject in ("target", "donor", name)), seed)
+        row |= {"recovery": found.value, "recovery_low": found.low, "recovery_high": found.high}
 
 
 def _mark_front(rows: Sequence[dict[str, Any]], metric: str, sign: int) -> None:

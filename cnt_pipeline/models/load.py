@@ -59,6 +59,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from cnt_pipeline.models.fast_linear import hasten
+
     spread = device == AUTO
     with _device_errors(device):
         place = torch.device("cpu" if spread else device)
@@ -83,6 +85,8 @@ def load_model(
     model.requires_grad_(False)
     model.eval()
     if not spread:
+        if place.type == "cpu" and dtype == "float32":
+            hasten(model)
         return model.to(place)
     outside = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
     if outside:

@@ -94,7 +94,8 @@ def _board(study: Study, edits: Sequence[ResolvedEdit]) -> Iterator[Step]:
         {
             "prompts": prompts_of("test"),
             **said,
-            "selection": Input("transplants/selection", ("selection.json",)),
+            "selection": Input("transplants/selection", ("plan.parquet", "selection.json")),
+            "checkpoint": Input("transplants/checkpoint", ("verification.json",)),
             **{f"edit_{edit.key}": Input(f"transplants/{PREFIX}{edit.key}", (EDITED, COST)) for edit in edits},
         },
     )

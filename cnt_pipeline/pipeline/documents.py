@@ -183,6 +183,8 @@ class LeaderboardRow(Document):
     source: str | None = Field(description="where the method comes from")
     metrics: dict[str, Figure] = Field(description="by metric, on test prompts; `task` is the user's task")
     recovery: float | None = Field(description="share of the distance from target to donor that is covered")
+    recovery_low: float | None = Field(description="lower end of its 95 % interval over prompts")
+    recovery_high: float | None = Field(description="upper end of its 95 % interval over prompts")
     parameters: float | None = Field(description="weights that differ from the target's; the mean over seeds")
     share: float | None = Field(description="those weights as a share of all the target's")
     modules: float | None = Field(description="modules with such weights; the mean over seeds")

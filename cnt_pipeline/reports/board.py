@@ -109,9 +109,7 @@ def _columns(document: Mapping[str, Any], rows: Sequence[LeaderRow], accept: Acc
             Column(_metric_name(name), _remark(name, document), tuple(_judged(row, name) for row in rows))
             for name in order
         ),
-        Column(
-            "recovery", "of the way from target to donor", tuple(Cell(words.percent(row["recovery"])) for row in rows)
-        ),
+        Column("recovery", "of the way from target to donor", tuple(_recovered(row) for row in rows)),
         Column("within limits", "misfires and utility", tuple(_standing(document, row, accept) for row in rows), False),
         Column("parameters changed", "share of all", tuple(_changed(row) for row in rows)),
         Column("modules touched", "", tuple(Cell(_mean(row["modules"])) for row in rows)),
@@ -164,6 +162,15 @@ def _offences(misfire: str, found: Standing) -> list[str]:
         elif not keeps and harm is not None:
             parts.append(f"{what} {words.change(metric, sign * harm)}")
     return parts
+
+
+def _recovered(row: LeaderRow) -> Cell:
+    """The share with its interval; target and donor are its ends and have none."""
+    if row["recovery"] is None or row["name"] in REFERENCES:
+        return Cell(words.percent(row["recovery"]))
+    return Cell(
+        words.percent(row["recovery"]), f"{words.percent(row['recovery_low'])} to {words.percent(row['recovery_high'])}"
+    )
 
 
 def _changed(row: LeaderRow) -> Cell:

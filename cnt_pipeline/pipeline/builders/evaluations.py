@@ -14,6 +14,7 @@ from cnt_pipeline.evaluations.leaderboard import Entry, write_leaderboard
 from cnt_pipeline.evaluations.score import score as write_scores
 from cnt_pipeline.evaluations.stability import write_stability
 from cnt_pipeline.evaluations.verdict import write_verdict
+from cnt_pipeline.measures.cost import Cost
 from cnt_pipeline.measures.metrics import judged
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
@@ -157,9 +158,16 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 
 def _transplant(context: Context) -> Entry:
+    """The line of the study's own method; as with the others, its time leaves out probes."""
     row = METHODS[context.step.slice["method"]]
     chosen = read_json(context, "selection", SELECTION)
+    plan = pl.read_parquet(context.path("selection", PLAN), columns=["layer", "family"], glob=False)
+    moved = set(plan.iter_rows())
+    modules = {
+        matrix.module for matrix in context.models.architecture().matrices if (matrix.layer, matrix.family) in moved
+    }
     return Entry(
         label="transplant", method=row.name, grade=row.grade, source=row.source,
-        parameters=chosen["parameters"], share=chosen["share"],
+        parameters=chosen["parameters"], share=chosen["share"], modules=len(modules),
+        cost=Cost(sum(context.inputs[name].manifest.seconds for name in ("selection", "checkpoint"))),
     )  # fmt: skip

@@ -87,6 +87,20 @@ def test_recovery_is_the_share_of_the_way_from_target_to_donor(tmp_path: Path) -
     }  # fmt: skip
 
 
+def test_recovery_is_resampled_over_prompts_with_all_three_models(tmp_path: Path) -> None:
+    rows = written(tmp_path, {"a": said(6, 2, 9), "whole": said(8, 0, 10)}, [entry("a", 0.1), entry("whole", 0.1)])
+    assert 0.3 < rows["a"]["recovery_low"] < 0.75 < rows["a"]["recovery_high"] <= 1.0
+    # The same refusals as the donor's on the same prompts are all of the way, whichever prompts are drawn.
+    assert (rows["whole"]["recovery_low"], rows["whole"]["recovery_high"]) == (1.0, 1.0)
+
+
+def test_recovery_of_several_draws_is_that_of_their_mean(tmp_path: Path) -> None:
+    both: Said = {kind: [row for one in (said(4, 0, 10, 0), said(8, 0, 10, 1)) for row in one[kind]] for kind in KINDS}
+    rows = written(tmp_path, {"a": both}, [entry("a", 0.1, seeds=2)])
+    assert rows["a"]["recovery"] == pytest.approx(0.75)
+    assert rows["a"]["by_seed"] == pytest.approx([0.4, 0.8])
+
+
 def test_a_donor_that_does_not_lead_leaves_nothing_to_recover(tmp_path: Path) -> None:
     rows = written(tmp_path, {"donor": said(0, 0, 10), "a": said(6, 2, 9)}, [entry("a", 0.1)])
     assert {row["recovery"] for row in rows.values()} == {None}

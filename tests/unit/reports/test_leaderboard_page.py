@@ -33,7 +33,8 @@ def row(name: str, refusal: float, misfire: float, utility: float, **changes: An
         "coherence": figure(1.0, 120), "attack_success": figure(1 - refusal), "task": figure(utility, 20),
     }  # fmt: skip
     blank = dict.fromkeys(("method", "grade", "source", "parameters", "share", "modules", "seconds", "peak_memory"))
-    return {"name": name, **blank, "metrics": metrics, "seeds": 1, "by_seed": [], "recovery": refusal,
+    return {"name": name, **blank, "metrics": metrics, "seeds": 1, "by_seed": [],
+            "recovery": refusal, "recovery_low": refusal - 0.1, "recovery_high": refusal,
             "pareto": False} | changes  # fmt: skip
 
 
