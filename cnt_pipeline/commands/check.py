@@ -16,6 +16,8 @@ from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.build import materialize
+from cnt_pipeline.prompt_sets.dimensions import materialize_dimension
+from cnt_pipeline.prompt_sets.schema import Prompt, Role
 from cnt_pipeline.quantities import size_text
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
@@ -55,6 +57,7 @@ def check_study(path: Path) -> None:
     rows = [(kind, *(str(len(sets.get((split, kind), ())) or "") for split in splits)) for kind in KINDS]
     console.print(table(("prompts", *splits), rows, right=splits))
     console.print("no prompt serves two roles")
+    _show_dimensions(study, sets)
     _show_needs(study, artifacts, {kind: len(sets["score", kind]) for kind in KINDS})
     judged = {role: rows for role, rows in sets.items() if role[0] != TRAIN}
     small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in judged.items() if len(rows) < FEW_PROMPTS]
@@ -64,6 +67,18 @@ def check_study(path: Path) -> None:
         err().print("[yellow]warning[/]  ", end="")
         err().print(warning, markup=False, soft_wrap=True)
     console.print("whether the donor leads the target enough is measured by the run itself", style="dim")
+
+
+def _show_dimensions(study: Study, sets: Mapping[Role, list[Prompt]]) -> None:
+    """Print how many prompts the study's safety dimensions have."""
+    taught = {prompt.id for (split, _), rows in sets.items() if split == TRAIN for prompt in rows}
+    earlier: dict[str, set[str]] = {}
+    for dimension in study.compare.dimensions:
+        parts = materialize_dimension(dimension, study.prompts.split, study.seed, taught, earlier)
+        refuse_unjudged(study.function, {"function": parts["test"]})
+        earlier[dimension.name] = {prompt.id for rows in parts.values() for prompt in rows}
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in parts.items())
+        _say(f"dimension {dimension.name}: {counts}")
 
 
 def _made(study: Study) -> dict[str, Artifact]:

@@ -9,14 +9,17 @@ from cnt_pipeline.commands.console import err, out, print_document, table
 from cnt_pipeline.commands.progress import RunDisplay
 from cnt_pipeline.errors import StudyError
 from cnt_pipeline.evaluations.leaderboard import FILE
+from cnt_pipeline.evaluations.schema import DIMENSIONS as DIMENSIONS_FILE
 from cnt_pipeline.pipeline.chain import Chain
 from cnt_pipeline.pipeline.compare_steps import LEADERBOARD, LEADERBOARD_PAGE
+from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS
 from cnt_pipeline.pipeline.documents import LeaderboardDocument, LeaderboardRow
 from cnt_pipeline.pipeline.donor_steps import needed_for
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.reports.board import board
+from cnt_pipeline.reports.dimensions import progress, progress_note
 from cnt_pipeline.reports.leaderboard import PAGE, conclusion
 from cnt_pipeline.reports.standing import ranked, standing
 from cnt_pipeline.reports.words import SPACE
@@ -47,7 +50,7 @@ def compare_methods(path: Path, store: str | None, as_json: bool) -> int:
 
 
 def _take(study: Study, store: Store) -> tuple[dict[str, Any], str]:
-    """The leaderboard's document and the path of its page."""
+    """The leaderboard's document, with that of the safety dimensions where there are some, and the path of its page."""
     refuse_impossible(study)
     steps = needed_for([LEADERBOARD_PAGE], steps_of(study))
     with RunDisplay(err(), len(steps)) as display:
@@ -55,6 +58,9 @@ def _take(study: Study, store: Store) -> tuple[dict[str, Any], str]:
         for step in steps:
             chain.take(step.key)
     found: dict[str, Any] = json.loads(chain.artifact(LEADERBOARD).path(FILE).read_text(encoding="utf-8"))
+    if any(step.key == DIMENSIONS for step in steps):
+        text = chain.artifact(DIMENSIONS).path(DIMENSIONS_FILE).read_text(encoding="utf-8")
+        found["dimensions"] = json.loads(text)
     return found, str(chain.artifact(LEADERBOARD_PAGE).path(PAGE))
 
 
@@ -86,4 +92,16 @@ def _print(found: Mapping[str, Any], accept: Accept, page: str) -> None:
     console.print(table(columns, rows, title="On the test prompts", right=figures))
     console.print(f"\n{conclusion(found, accept).replace(SPACE, ' ')}", markup=False, soft_wrap=True)
     console.print("wall time leaves out probes shared with other methods", markup=False, soft_wrap=True)
+    _print_dimensions(found.get("dimensions"))
     console.print(f"leaderboard {page}", markup=False, soft_wrap=True)
+
+
+def _print_dimensions(document: Mapping[str, Any] | None) -> None:
+    """The page's tables of safety dimensions, without intervals."""
+    console = out()
+    for each in progress(document):
+        rows = [(name, *(cell.text.replace(SPACE, " ") for cell in cells)) for name, cells in each.rows]
+        console.print()
+        console.print(table(("", *each.columns), rows, title=f"{each.entry} by dimension", right=each.columns))
+    if document is not None:
+        console.print(f"\n{progress_note(document)}", markup=False, soft_wrap=True)

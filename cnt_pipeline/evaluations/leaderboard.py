@@ -175,7 +175,8 @@ def _recoveries(rows: Sequence[dict[str, Any]], samples: pl.DataFrame, sign: int
         asked = values.select("id", *dict.fromkeys(("target", "donor", name))).drop_nulls().sort("id")
         if asked.is_empty() or sign * float((asked["donor"] - asked["target"]).sum()) <= ROUNDING:
             continue
-        found = recovered(sign, *(asked[subject].to_list() for subject in ("target", "donor", name)), seed)
+        target, donor, own = (asked[subject].to_list() for subject in ("target", "donor", name))
+        found = recovered(sign, target, donor, own, seed)
         row |= {"recovery": found.value, "recovery_low": found.low, "recovery_high": found.high}
 
 

@@ -46,6 +46,32 @@ METRICS_SCHEMA = pa.schema(
 row of its own.
 """
 
+DIMENSIONS = "dimensions.json"
+DIMENSIONS_TABLE = "dimensions.parquet"
+DIMENSIONS_SCHEMA = pa.schema(
+    [
+        ("entry", pa.string()),
+        ("step", pa.int32()),
+        ("after", pa.string()),
+        ("dimension", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+        ("vs_target", pa.float64()),
+        ("vs_target_low", pa.float64()),
+        ("vs_target_high", pa.float64()),
+        ("rows", pa.int64()),
+        ("shared", pa.int64()),
+    ]
+)
+"""A row per dimension asked after a step, with 95 % intervals; `vs_*` are paired differences.
+
+`entry` is an entry of the leaderboard, or target or donor, which have step 0. `after` is the dimension that was worked
+last, with the `rows` of weight matrices that it added, of which `shared` were edited for an earlier one before.
+"""
+
 WORTH_ASKING = 0.3
 """Recovery from which the frontier asks misfires, utility and coherence too: below, nobody would use the transplant."""
 

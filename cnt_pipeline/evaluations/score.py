@@ -37,6 +37,19 @@ def score(
 
     A metric that can judge no sample of any subject (multiple choice without choices) has samples but no row.
     """
+    samples, rows = scored(prompts, said, metrics, seed, aside)
+    write_parquet(pa.Table.from_pylist(samples, schema=SAMPLES_SCHEMA), folder / SAMPLES)
+    write_parquet(pa.Table.from_pylist(rows, schema=METRICS_SCHEMA), folder / METRICS_FILE)
+
+
+def scored(
+    prompts: Mapping[Kind, Sequence[Prompt]],
+    said: Mapping[str, Said],
+    metrics: Sequence[str],
+    seed: int,
+    aside: Collection[str] = (),
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of `samples.parquet` and of `metrics.parquet`, of the kinds that `metrics` ask for."""
     samples: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for metric in (METRICS[name] for name in metrics):
@@ -47,8 +60,7 @@ def score(
                 if here:
                     row = _row(subject, metric, here, len(ids), values["target"], values["donor"], seed)
                     rows.append(row | {"source": source})
-    write_parquet(pa.Table.from_pylist(samples, schema=SAMPLES_SCHEMA), folder / SAMPLES)
-    write_parquet(pa.Table.from_pylist(rows, schema=METRICS_SCHEMA), folder / METRICS_FILE)
+    return samples, rows
 
 
 def _sources(metric: Metric, prompts: Mapping[Kind, Sequence[Prompt]], aside: Collection[str]) -> dict[str, set[str]]:

@@ -123,13 +123,15 @@ def falls_short(function: Function, target: float, donor: float, margin: float) 
 def refuse_unjudged(function: Function, prompts: Mapping[Kind, Sequence[Prompt]]) -> None:
     """Stop before anything is generated where no prompt has what the function or its misfires are measured by.
 
+    Of misfires, or the function, nothing is asked where `prompts` lacks their kind.
+
     Raises:
         InputError: with the column that is needed.
     """
     for name in (function.measured_by, MISFIRES[function.measured_by]):
         metric = METRICS[name]
         column, least = _NEEDED.get(metric.scorer, ("answers", 0))
-        for kind in metric.kinds:
+        for kind in prompts.keys() & set(metric.kinds):
             if all(len(getattr(prompt, column)) < least for prompt in prompts[kind]):
                 raise unjudged(name)
 

@@ -38,7 +38,7 @@ def hasten(model: nn.Module) -> None:
 @cache
 def pays() -> bool:
     """Whether MKL would be slow here (a processor of AMD's) and oneDNN has the operation."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
     if not _PROCESSORS.exists() or "AuthenticAMD" not in _PROCESSORS.read_text(encoding="utf-8"):
         return False

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from cnt_pipeline import measures
 from cnt_pipeline.measures.metrics import metrics_of, versions
+from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS, dimension_steps
 from cnt_pipeline.pipeline.find_steps import probe_step
 from cnt_pipeline.pipeline.prove_steps import aside_of
 from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
@@ -36,7 +37,8 @@ def compared_steps(study: Study, earlier: Sequence[Step]) -> list[Step]:
     steps = [probe_step(study, *probe.split("/")) for probe in probes if f"activation_caches/{probe}" not in known]
     for edit in edits:
         steps += _steps_of(study, edit)
-    return [*steps, *_board(study, edits)]
+    worked = dimension_steps(study, edits)
+    return [*steps, *worked, *_board(study, edits, bool(worked))]
 
 
 def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
@@ -71,7 +73,7 @@ def board_metrics(study: Study) -> tuple[str, ...]:
     return metrics_of(study.function, more, study.file)
 
 
-def _board(study: Study, edits: Sequence[ResolvedEdit]) -> Iterator[Step]:
+def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Iterator[Step]:
     metrics = board_metrics(study)
     said = {
         **{subject: said_by(subject, "test") for subject in ("target", "donor", "transplant")},
@@ -103,5 +105,5 @@ def _board(study: Study, edits: Sequence[ResolvedEdit]) -> Iterator[Step]:
         LEADERBOARD_PAGE,
         "reports.leaderboard",
         {"study": study.study, "accept": study.accept.model_dump(mode="json")},
-        {"leaderboard": Input(LEADERBOARD)},
+        {"leaderboard": Input(LEADERBOARD), **({"dimensions": Input(DIMENSIONS)} if dimensions else {})},
     )

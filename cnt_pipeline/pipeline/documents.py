@@ -197,6 +197,35 @@ class LeaderboardRow(Document):
     keeps_utility: bool | None = Field(description="utility within accept.utility_loss of the target's")
 
 
+class DimensionStep(Document):
+    """An entry's checkpoint after it worked one more safety dimension."""
+
+    after: str = Field(description="the dimension worked last")
+    asked: list[str] = Field(description="dimensions so far, whose test prompts were asked")
+    rows: int = Field(description="rows of weight matrices that this dimension edited")
+    shared: int = Field(description="those of them that an earlier dimension had edited: 0")
+    figures: dict[str, Figure] = Field(description="the function metric by dimension; missing where not judged")
+
+
+class DimensionEntry(Document):
+    """How one entry worked through the safety dimensions."""
+
+    entry: str = Field(description="name of the entry")
+    method: str = Field(description="row of the method table")
+    steps: list[DimensionStep] = Field(description="in the order worked, each on the checkpoint of the one before")
+
+
+class DimensionsPart(Document):
+    """Safety dimensions one after the other."""
+
+    metric: str = Field(description="the function metric")
+    direction: Literal["add", "delete"] = Field(description="add: a higher function metric is better")
+    dimensions: list[str] = Field(description="the study's dimensions, in order")
+    target: dict[str, Figure] = Field(description="before the first, by dimension")
+    donor: dict[str, Figure] = Field(description="for reference, by dimension")
+    entries: list[DimensionEntry]
+
+
 class LeaderboardDocument(Document):
     """What `cnt compare` found: target and donor, then the methods by recovery."""
 
@@ -208,6 +237,7 @@ class LeaderboardDocument(Document):
     task: str | None = Field(description="source of the prompts of the user's task; null where the study names none")
     metrics: list[str] = Field(description="metrics asked of every row")
     rows: list[LeaderboardRow]
+    dimensions: DimensionsPart | None = Field(None, description="null where the study lists no safety dimensions")
     page: str = Field(description="path of the HTML page")
 
 

@@ -40,7 +40,7 @@ def prompt_set_steps(study: Study) -> list[Step]:
             "prompt_sets/roles",
             "prompt_sets.build",
             {
-                "prompts": _without_places(sources),
+                "prompts": without_places(sources),
                 "split": study.prompts.split.model_dump(mode="json"),
                 "seed": study.seed,
                 "taught": sorted(taught),
@@ -50,13 +50,13 @@ def prompt_set_steps(study: Study) -> list[Step]:
     ]
 
 
-def _without_places(sources: Any) -> Any:
+def without_places(sources: Any) -> Any:
     """Prompt sources without where they lie: their content's digest stands for that."""
     if isinstance(sources, list):
-        return [_without_places(source) for source in sources]
+        return [without_places(source) for source in sources]
     if not isinstance(sources, dict):
         return sources
-    return {key: _without_places(value) for key, value in sources.items() if key not in ("file", "package", "packaged")}
+    return {key: without_places(value) for key, value in sources.items() if key not in ("file", "package", "packaged")}
 
 
 def baseline_completions(study: Study) -> list[Step]:

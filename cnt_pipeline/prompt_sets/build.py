@@ -32,7 +32,7 @@ def materialize(prompts: Prompts, seed: int, taught: Collection[Kind] = ()) -> d
         splits = [split for split, of in roles if of == kind]
         sharing = [split for split in splits if prompts.shares(split, kind)]
         scoring = prompts.source("score", kind)
-        whole = _parts(scoring, _key("score", kind))
+        whole = read_parts(scoring, _key("score", kind))
         for split in splits:
             own = prompts.source(split, kind)
             parts: list[tuple[PromptSource, list[Prompt]]] = []
@@ -41,7 +41,7 @@ def materialize(prompts: Prompts, seed: int, taught: Collection[Kind] = ()) -> d
                     parts.append((source, [p for p in members if _assigned(p, prompts.split, sharing, seed) == split]))
             if split != "score" and own != scoring:
                 seen = {prompt.id for _, members in parts for prompt in members}
-                parts += zip(own, _parts(own, _key(split, kind), seen), strict=True)
+                parts += zip(own, read_parts(own, _key(split, kind), seen), strict=True)
             members = [prompt for source, found in parts for prompt in _take(found, source.take, seed)]
             if not members:
                 named = " and ".join(sources.describe(source) for source, _ in parts)
@@ -54,8 +54,12 @@ def materialize(prompts: Prompts, seed: int, taught: Collection[Kind] = ()) -> d
     return {role: sets[role] for role in roles}
 
 
-def _parts(listed: Sequence[PromptSource], key: str, seen: Collection[str] = ()) -> list[list[Prompt]]:
-    """The prompts of every source of a list, without those that an earlier one (or `seen`) holds."""
+def read_parts(listed: Sequence[PromptSource], key: str, seen: Collection[str] = ()) -> list[list[Prompt]]:
+    """The prompts of every source of a list, without those that an earlier one (or `seen`) holds.
+
+    Raises:
+        InputError: a source that cannot be used; the message names the study's key `key`.
+    """
     known = set(seen)
     parts = []
     for number, source in enumerate(listed):
@@ -63,6 +67,22 @@ def _parts(listed: Sequence[PromptSource], key: str, seen: Collection[str] = ())
         parts.append([prompt for prompt in read_prompt_source(source, place) if prompt.id not in known])
         known |= {prompt.id for prompt in parts[-1]}
     return parts
+
+
+def divided(
+    listed: Sequence[PromptSource],
+    whole: Sequence[Sequence[Prompt]],
+    split: Split,
+    sharing: Sequence[Split],
+    shares: Shares,
+    seed: int,
+) -> list[Prompt]:
+    """The part `split` of sources that serve the roles in `sharing`; `whole` holds the prompts of each source."""
+    return [
+        prompt
+        for source, members in zip(listed, whole, strict=True)
+        for prompt in _take([p for p in members if _assigned(p, shares, sharing, seed) == split], source.take, seed)
+    ]
 
 
 def read_prompt_source(source: PromptSource, key: str) -> list[Prompt]:
@@ -158,7 +178,7 @@ def _refuse_half_characters(texts: tuple[str, ...], place: str) -> None:
         raise InputError(f"{place} holds half of a surrogate pair, which is no character; correct it") from None
 
 
-def _assigned(prompt: Prompt, shares: Shares, sharing: list[Split], seed: int) -> Split:
+def _assigned(prompt: Prompt, shares: Shares, sharing: Sequence[Split], seed: int) -> Split:
     """The role of a prompt whose source serves the roles in `sharing`: a pure function of its digest and the seed."""
     total = sum(getattr(shares, split) for split in sharing)
     mark = _lot(prompt, f"split{seed}") * total

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.board import NAMES, NOT_JUDGED, TASK, board
+from cnt_pipeline.reports.dimensions import progress, progress_note
 from cnt_pipeline.reports.plots import Point, Rule
 from cnt_pipeline.reports.scatter import Named, front, scatter
 from cnt_pipeline.reports.standing import OWN, REFERENCES, LeaderRow, best_within, ranked
@@ -18,12 +19,21 @@ PAGE = "leaderboard.html"
 TABLE = "leaderboard.md"
 
 
-def write_leaderboard_page(study: str, document: Mapping[str, Any], accept: Accept, folder: Path) -> None:
+def write_leaderboard_page(
+    study: str,
+    document: Mapping[str, Any],
+    accept: Accept,
+    folder: Path,
+    dimensions: Mapping[str, Any] | None = None,
+) -> None:
     """Write `leaderboard.html` and `leaderboard.md` of a study from the leaderboard's document.
+
+    `dimensions` is the document of its safety dimensions, where it has some.
 
     Neither holds a date or a place on this machine; durations are those that the document holds.
     """
     view = _view(study, document, accept)
+    view |= {"progress": progress(dimensions), "progress_note": progress_note(dimensions)}
     templates = environment()
     page = templates.get_template("leaderboard.html.j2").render(view)
     table = templates.get_template("leaderboard.md.j2").render(view).replace(words.SPACE, " ")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from cnt_pipeline.study.block import Block, Name, Seed, Text
+from cnt_pipeline.study.prompts import Sources
 
 RESERVED = ("target", "donor", "transplant")
 """Lines that every leaderboard has."""
@@ -26,6 +27,24 @@ class Compared(Block):
         return self.name or self.method.replace("_", "-")
 
 
+class Dimension(Block):
+    """One safety dimension: harmful prompts of a sort, with neurons that no other dimension edits."""
+
+    name: Name = Field(description="what the dimension is called; letters, digits and -")
+    prompts: Sources = Field(
+        description="harmful prompts, divided by prompts.split (score, test); those that a recipe teaches are left out"
+    )
+
+    @model_validator(mode="after")
+    def _plain(self) -> "Dimension":
+        # Names of steps join two dimensions by `_`.
+        if "_" in self.name:
+            raise ValueError(f"the dimension '{self.name}' has an _ in its name; write a - instead")
+        if not all(source.gated for source in self.prompts):
+            raise ValueError("`gated: false` is for test sources; remove it from the dimension's prompts")
+        return self
+
+
 def _entry(value: Any) -> Any:
     """A method's name alone stands for the method with its defaults."""
     return {"method": value} if isinstance(value, str) else value
@@ -38,6 +57,9 @@ class Compare(Block):
     """Methods beside the study's own; each edits the target and is measured on the same test prompts."""
 
     methods: tuple[_Entry, ...] = Field((), description="methods by name, or with options")
+    dimensions: tuple[Dimension, ...] = Field(
+        (), description="safety dimensions that fgsn and fgsn_zero work through in this order, each on new neurons"
+    )
     task: Text | None = Field(
         None, description="the source among the utility test prompts that holds what the target was fine-tuned for"
     )
@@ -54,4 +76,7 @@ class Compare(Block):
         for entry in self.methods:
             if len(set(entry.seeds)) != len(entry.seeds):
                 raise ValueError(f"'{entry.label}' lists a seed twice; list each once")
+        names = [dimension.name for dimension in self.dimensions]
+        if len(set(names)) != len(names):
+            raise ValueError("two dimensions have one name; rename one")
         return self

@@ -169,5 +169,9 @@ def _absolute(study: Study, folder: Path) -> Study:
     prompts = prompts.model_copy(
         update={split: kinds(getattr(study.prompts, split)) for split in ("selection", "test", TRAIN)}
     )
+    dimensions = tuple(
+        each.model_copy(update={"prompts": tuple(map(prompt, each.prompts))}) for each in study.compare.dimensions
+    )
+    compare = study.compare.model_copy(update={"dimensions": dimensions})
     models = study.models.model_copy(update={name: model(source) for name, source in study.models.named().items()})
-    return study.model_copy(update={"models": models, "prompts": prompts})
+    return study.model_copy(update={"models": models, "prompts": prompts, "compare": compare})

@@ -75,7 +75,7 @@ _Sharing = Annotated[
     Annotated[PromptSource, Tag("<source>")] | Annotated[Literal["shared"], Tag("<shared>")],
     Discriminator(lambda value: "<shared>" if isinstance(value, str) else "<source>"),
 ]
-_Sources = Annotated[
+Sources = Annotated[
     tuple[PromptSource, ...],
     Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=PromptSource | tuple[PromptSource, ...]),
@@ -115,9 +115,9 @@ class Shares(Block):
 class Prompts(Block):
     """The prompt sets. A kind without its own selection, test or train set shares its scoring source by `split`."""
 
-    function: _Sources = Field(description="prompts on which donor and target behave differently")
-    lookalike: _Sources = Field(description="benign prompts on which the function must not fire")
-    utility: _Sources = Field(description="general prompts whose answers must not change for the worse")
+    function: Sources = Field(description="prompts on which donor and target behave differently")
+    lookalike: Sources = Field(description="benign prompts on which the function must not fire")
+    utility: Sources = Field(description="general prompts whose answers must not change for the worse")
     selection: KindSources = Field(KindSources(), description="sets that the search is judged on")
     test: KindSources = Field(KindSources(), description="sets that only the report reads")
     train: KindSources = Field(KindSources(), description="sets that teach derived models")

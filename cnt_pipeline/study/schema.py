@@ -23,7 +23,7 @@ from cnt_pipeline.study.block import (
     Text,
     Weight,
 )
-from cnt_pipeline.study.compare import Compare, Compared
+from cnt_pipeline.study.compare import Compare, Compared, Dimension
 from cnt_pipeline.study.method import Effect, Learn, Method, Selection, UnitName
 from cnt_pipeline.study.models import AnyModel, Lesson, LoraSft, Models, ModelSource
 from cnt_pipeline.study.prompts import Columns, KindSources, Prompts, PromptSource, Shares
@@ -40,6 +40,7 @@ __all__ = [
     "Compared",
     "Controls",
     "Count",
+    "Dimension",
     "Effect",
     "Function",
     "Generation",

@@ -96,6 +96,7 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "compare.methods": (
         ["random"], ["transplants/compared_random", "completions/compared_random/*", "*/leaderboard"],
     ),
+    "compare.dimensions": ([{"name": "weapons", "prompts": SOURCE}], []),
     "compare.task": ("general", []),
     "evaluate": (["perplexity"], ["evaluations/scores"]),
     "accept.recovery": (0.5, ["evaluations/verdict", "reports/page"]),

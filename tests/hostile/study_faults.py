@@ -46,6 +46,16 @@ STUDY_FILE = [
     ),
     Fault("unknown probe", key("probes", ["logits"]), ("study.yaml:probes.0", "'activation' or 'hidden_state'")),
     Fault("top_k without a count", key("method.selection", "top_k"), ("study.yaml:method", "needs `count:`")),
+    Fault(
+        "dimensions that no method works through",
+        key("compare", {"methods": ["random"], "dimensions": [{"name": "traps", "prompts": {"file": "t.jsonl"}}]}),
+        ("study.yaml:compare.dimensions: no method listed works through safety dimensions", "add fgsn or fgsn_zero"),
+    ),
+    Fault(
+        "a dimension with an underscore",
+        key("compare", {"dimensions": [{"name": "bear_traps", "prompts": {"file": "t.jsonl"}}]}),
+        ("study.yaml:compare.dimensions.0", "write a - instead"),
+    ),
     Fault("take nothing", key("prompts.function.take", 0), ("study.yaml:prompts.function.take", "it holds 0")),
     Fault(
         "one model twice",

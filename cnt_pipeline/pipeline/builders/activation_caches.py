@@ -19,10 +19,10 @@ from cnt_pipeline.activation_caches.schema import STATISTICS, SUMMARY
 from cnt_pipeline.completions.build import EncodedSet
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.teacher import Example
-from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
+from cnt_pipeline.pipeline.builders.completions import asked_kinds, encoded_set, read_said
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.store import JSON
-from cnt_pipeline.study.schema import KINDS, Kind
+from cnt_pipeline.study.schema import Kind
 
 COMPLETENESS_WARNING = 0.05
 """Share of the path's whole change that its quadrature may miss before the report warns."""
@@ -98,13 +98,14 @@ def saliency(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 def _own_answers(context: Context) -> tuple[Any, dict[str, list[Example]]]:
     model = context.models.model(context.step.key.split("/")[2])
-    said = read_said(context, "completions")
+    kinds = asked_kinds(context)
+    said = read_said(context, "completions", kinds)
     return model, {
         kind: [
             answered(tokens, row)
             for tokens, row in zip(encoded_set(context, model, "score", kind).tokens, said[kind], strict=True)
         ]
-        for kind in KINDS
+        for kind in kinds
     }
 
 
@@ -118,7 +119,7 @@ def _objectives(context: Context, objective: str, kind: Kind, encoded: EncodedSe
 def _said_by_target(context: Context, model: Any) -> tuple[list[Item], list[Example]]:
     items: list[Item] = []
     examples: list[Example] = []
-    for kind in KINDS:
+    for kind in asked_kinds(context):
         encoded = encoded_set(context, model, "score", kind)
         for prompt, tokens, row in zip(
             encoded.prompts, encoded.tokens, read_said(context, "completions", [kind])[kind], strict=True

@@ -31,7 +31,7 @@ Variant = AbstractContextManager[None]
 def of_target(context: Context, folder: Path) -> Mapping[str, JSON]:
     """What the target says, the first to be asked."""
     split: Split = context.step.key.split("/")[2]  # type: ignore[assignment]
-    prompts = {kind: read_prompts(context.path("prompts", prompt_file(split, kind))) for kind in KINDS}
+    prompts = {kind: read_prompts(context.path("prompts", prompt_file(split, kind))) for kind in asked_kinds(context)}
     refuse_unjudged(context.study.function, prompts)
     return _ask(context, folder, context.models.model("target"), [nullcontext()])
 
@@ -60,6 +60,12 @@ def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
     return _ask(context, folder, swap.model, variants, target)
 
 
+def asked_kinds(context: Context) -> Sequence[Kind]:
+    """Kinds of prompts that a step is about: all, except for a safety dimension."""
+    kinds: Sequence[Kind] = context.step.slice.get("kinds", KINDS)
+    return kinds
+
+
 def encoded_set(context: Context, model: Any, split: Split, kind: Kind, name: str = "prompts") -> EncodedSet:
     """The prompts of one role, from the input of that name, in the models' tokens."""
     prompts = read_prompts(context.path(name, prompt_file(split, kind)))
@@ -76,8 +82,9 @@ def _ask(
 ) -> Mapping[str, JSON]:
     _, subject, split = context.step.key.split("/")
     counts: dict[str, JSON] = {}
-    sets = {kind: encoded_set(context, model, split, kind) for kind in KINDS}  # type: ignore[arg-type]
-    rows: dict[Kind, list[Completion]] = {kind: [] for kind in KINDS}
+    kinds = asked_kinds(context)
+    sets = {kind: encoded_set(context, model, split, kind) for kind in kinds}  # type: ignore[arg-type]
+    rows: dict[Kind, list[Completion]] = {kind: [] for kind in kinds}
     for number, variant in enumerate(variants):
         with variant:
             for kind, encoded in sets.items():

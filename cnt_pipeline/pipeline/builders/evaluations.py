@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from safetensors.numpy import load_file
 
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.evaluations.dimensions import Worked, write_dimensions
 from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
 from cnt_pipeline.evaluations.leaderboard import Entry, write_leaderboard
 from cnt_pipeline.evaluations.score import score as write_scores
@@ -22,6 +25,8 @@ from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION, judge_of, space_of
 from cnt_pipeline.pipeline.compare_steps import COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context, read_json
+from cnt_pipeline.pipeline.dimension_steps import KINDS as HARMFUL
+from cnt_pipeline.pipeline.dimension_steps import MASKS, after, asked, checkpoint_key
 from cnt_pipeline.pipeline.find_steps import SHARDS, caches_of
 from cnt_pipeline.pipeline.step import SUBJECTS
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
@@ -155,6 +160,35 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
         slice_["task"], context.study.seed, folder, slice_.get("aside", ()),
     )  # fmt: skip
     return {"entries": len(document["rows"]), "front": [row["name"] for row in document["rows"] if row["pareto"]]}
+
+
+def dimensions(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`dimensions.json` and `dimensions.parquet`: every safety dimension so far, after each."""
+    names = list(context.step.slice["dimensions"])
+    (kind,) = HARMFUL
+
+    def said(subject: str, asked_of: Sequence[str]) -> dict[str, list[Completion]]:
+        return {name: read_said(context, asked(subject, name), HARMFUL)[kind] for name in asked_of}
+
+    document = write_dimensions(
+        context.study.function,
+        {name: read_prompts(context.path(name, file_name("test", kind))) for name in names},
+        said("target", names),
+        said("donor", names),
+        [
+            Worked(
+                entry=key,
+                method=method,
+                masks={name: load_file(context.path(checkpoint_key(key, name), MASKS)) for name in names},
+                said={name: said(after(key, name), names[: at + 1]) for at, name in enumerate(names)},
+            )
+            for key, method in context.step.slice["entries"]
+        ],
+        context.study.seed,
+        folder,
+    )
+    steps = [step for entry in document["entries"] for step in entry["steps"]]
+    return {"rows": [step["rows"] for step in steps], "disjoint": all(step["shared"] == 0 for step in steps)}
 
 
 def _transplant(context: Context) -> Entry:

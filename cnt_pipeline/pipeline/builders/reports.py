@@ -7,7 +7,7 @@ import polars as pl
 
 from cnt_pipeline.activation_caches.schema import SUMMARY
 from cnt_pipeline.evaluations.leaderboard import FILE as BOARD
-from cnt_pipeline.evaluations.schema import FRONTIER, METRICS, NEEDED, SAMPLES, STABILITY, VERDICT
+from cnt_pipeline.evaluations.schema import DIMENSIONS, FRONTIER, METRICS, NEEDED, SAMPLES, STABILITY, VERDICT
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
@@ -63,7 +63,9 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     """`leaderboard.html` and `leaderboard.md`."""
-    write_leaderboard_page(context.study.study, read_json(context, "leaderboard", BOARD), context.study.accept, folder)
+    study, board = context.study, read_json(context, "leaderboard", BOARD)
+    dimensions = read_json(context, "dimensions", DIMENSIONS) if "dimensions" in context.inputs else None
+    write_leaderboard_page(study.study, board, study.accept, folder, dimensions)
     return {}
 
 

@@ -6,23 +6,27 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from safetensors.torch import load_file, save_file
 
 from cnt_pipeline.errors import BrokenArtifactError
-from cnt_pipeline.measures.cost import measured
+from cnt_pipeline.measures.cost import Cost, measured
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
 from cnt_pipeline.pipeline.builders.scoring import inside_effects, terms_of
 from cnt_pipeline.pipeline.compare_steps import COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context
+from cnt_pipeline.pipeline.dimension_steps import MASKS
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Selection
 from cnt_pipeline.transplants.apply import write_transplant
-from cnt_pipeline.transplants.edit.source import Source
-from cnt_pipeline.transplants.edit.table import resolve_edits
-from cnt_pipeline.transplants.edit.write import verify_unchanged, write_edited
+from cnt_pipeline.transplants.edit.row import EditRow
+from cnt_pipeline.transplants.edit.source import Edits, Source
+from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
+from cnt_pipeline.transplants.edit.write import Edited, verify_unchanged, write_edited
 from cnt_pipeline.transplants.methods import LEARNING
 from cnt_pipeline.transplants.patch import PATCH_NAME
 from cnt_pipeline.transplants.plan import read_plan
@@ -140,22 +144,64 @@ def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
     Raises:
         BrokenArtifactError: a tensor changed that the method did not name.
     """
-    key = context.step.key.removeprefix(f"transplants/{PREFIX}")
-    chosen = next(edit for edit in resolve_edits(context.study) if edit.key == key)
-    row = chosen.row
-    module, name = row.function.split(":")
-    method = getattr(import_module(f"cnt_pipeline.transplants.edit.{module}"), name)
-    models = ("target", "donor", *row.needs)
-    source = Source(
-        context.models.architecture(),
-        {model: context.models.index(model) for model in models},
-        {probe: context.inputs[probe].folder() for probe in row.probes},
-    )
-    context.models.start_torch()
-    target = context.models.index("target")
+    chosen = _entry(context, context.step.key.removeprefix(f"transplants/{PREFIX}"))
+    source = _source(context, chosen.row)
+    _, method = _rule(chosen.row)
     with measured() as cost:
         edits = method(source, chosen.options, chosen.seed)
-        written = write_edited(target, edits, folder / "model", context.report)
+        written = write_edited(source.models["target"], edits, folder / "model", context.report)
+    return _settled(source, chosen.row, edits, written, cost, folder)
+
+
+def edit_dimension(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """As `edit`, of the checkpoint that the dimension before wrote; with `masks.safetensors`, the rows to edit.
+
+    Raises:
+        BrokenArtifactError: a tensor changed that the method did not name.
+        InputError: as the method's `decide`.
+    """
+    chosen = _entry(context, context.step.key.removeprefix(f"transplants/{PREFIX}").split("/")[0])
+    source = _source(context, chosen.row)
+    decide, method = _rule(chosen.row)
+    earlier = [load_file(context.path(name, MASKS)) for name in context.inputs if name.startswith("masks/")]
+    with measured() as cost:
+        decided = decide(source, chosen.options, earlier)
+        edits = method(source, chosen.options, chosen.seed, decided.masks)
+        written = write_edited(source.models["target"], edits, folder / "model", context.report)
+    # Masks that were ranked together share memory, which the format refuses.
+    save_file({name: mask.clone() for name, mask in decided.masks.items()}, folder / MASKS)
+    rows: dict[str, JSON] = {"rows": sum(decided.rows.values()), "layers": list(decided.layers)}
+    return {**_settled(source, chosen.row, edits, written, cost, folder), **rows}
+
+
+def _entry(context: Context, key: str) -> ResolvedEdit:
+    return next(edit for edit in resolve_edits(context.study) if edit.key == key)
+
+
+def _rule(row: EditRow) -> tuple[Any, Any]:
+    """What decides which rows a continual method edits (None for another), and the edit itself."""
+    module, name = row.function.split(":")
+    found = import_module(f"cnt_pipeline.transplants.edit.{module}")
+    return getattr(found, "decide", None), getattr(found, name)
+
+
+def _source(context: Context, row: EditRow) -> Source:
+    """What an edit reads; its target is the input `checkpoint` where the step has one."""
+    models = {model: context.models.index(model) for model in ("target", "donor", *row.needs)}
+    if "checkpoint" in context.inputs:
+        models["target"] = read_index(context.inputs["checkpoint"].folder() / "model")
+    probes = {
+        name: artifact.folder()
+        for name, artifact in context.inputs.items()
+        if any(name == probe or name.startswith(f"{probe}/") for probe in row.probes)
+    }
+    context.models.start_torch()
+    return Source(context.models.architecture(), models, probes)
+
+
+def _settled(source: Source, row: EditRow, edits: Edits, written: Edited, cost: Cost, folder: Path) -> dict[str, JSON]:
+    """Prove that nothing else changed, and write what did and what it took."""
+    target = source.models["target"]
     unchanged = verify_unchanged(target, read_index(folder / "model"), edits.keys())
     if not unchanged.holds:
         raise BrokenArtifactError(

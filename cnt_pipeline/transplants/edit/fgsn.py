@@ -3,11 +3,12 @@
 Source: arXiv 2508.09190 (FGSN, later MSCP; grade B of methods.md, section 3).
 
 Several safety dimensions, one after the other: give each its own `Source` (its harmful prompts in the probes; as
-target, the checkpoint that the dimension before wrote) and pass `fgsn` the masks of all earlier ones:
+target, the checkpoint that the dimension before wrote) and pass `decide` the masks of all earlier ones:
 
-    first = decide(source_1, options)
-    fgsn(source_1, options, seed)                               # writes the target of source_2
-    fgsn(source_2, options, seed, earlier=[first.masks])        # touches no row of the first
+    first = decide(source_1, options).masks
+    fgsn(source_1, options, seed, first)                        # writes the target of source_2
+    second = decide(source_2, options, [first]).masks           # holds no row of the first
+    fgsn(source_2, options, seed, second)
 """
 
 import math
@@ -51,29 +52,31 @@ class Decision:
         return {name: int(mask.sum()) for name, mask in self.masks.items()}
 
 
-def fgsn(source: Source, options: FgsnOptions, seed: int, earlier: Sequence[Masks] = ()) -> Edits:
-    """Project the safety neurons' rows on the alignment direction; `earlier` holds rows that must stay. Draws nothing.
+def fgsn(source: Source, options: FgsnOptions, seed: int, masks: Masks | None = None) -> Edits:
+    """Project the safety neurons' rows on the alignment direction, those of `masks` where they were decided before.
+
+    Draws nothing.
 
     Raises:
         InputError: no safety layers or no rows are found, or base and aligned model do not differ in them.
     """
     make = _projected if options.form == "lora" else _blended
-    return _edits(source, options, earlier, partial(make, source, options))
+    return _edits(source, options, masks, partial(make, source, options))
 
 
-def fgsn_zero(source: Source, options: FgsnZeroOptions, seed: int, earlier: Sequence[Masks] = ()) -> Edits:
+def fgsn_zero(source: Source, options: FgsnZeroOptions, seed: int, masks: Masks | None = None) -> Edits:
     """The control: the same rows go back to the model that fine-tuning started from. Draws nothing.
 
     Raises:
         InputError: as `fgsn`.
     """
-    return _edits(source, options, earlier, partial(_returned, source, options))
+    return _edits(source, options, masks, partial(_returned, source, options))
 
 
 def _edits(
-    source: Source, options: FgsnZeroOptions, earlier: Sequence[Masks], make: Callable[[Linear, Tensor], Tensor]
+    source: Source, options: FgsnZeroOptions, masks: Masks | None, make: Callable[[Linear, Tensor], Tensor]
 ) -> Edits:
-    masks = decide(source, options, earlier).masks
+    masks = decide(source, options).masks if masks is None else masks
     linears = {linear.tensor: linear for linear in source.linears}
     return {name: partial(make, linears[name], mask) for name, mask in masks.items() if mask.any()}
 
@@ -183,7 +186,7 @@ def _layers(source: Source, options: FgsnZeroOptions) -> tuple[tuple[int, ...], 
                 f"{source.architecture.layers - 1}: name some of these"
             )
         return options.layers, ()
-    gaps = read_gaps(source.probe("hidden_state", "donor"))
+    gaps = read_gaps(source.probe("hidden_state", "donor"), source.probe("hidden_state", "donor", HARMFUL))
     return safety_layers(gaps, options.start_growth, options.keep_growth), gaps
 
 

@@ -15,7 +15,9 @@ class EditRow:
     or gradients, as `<probe>/<model>` (`moments/donor`). `scores`, `selects`, `edits`: its rules in a few words.
     `function`: `module:name` of its edit under `cnt_pipeline.transplants.edit`. `options`: what a study may set, with
     its defaults. `words`: the formula in words; `deviations`: where and why it departs from the source. `grade` says
-    how its source is known (methods.md): A read, B reimplemented, C second-hand, I ours.
+    how its source is known (methods.md): A read, B reimplemented, C second-hand, I ours. `continual` says that it works
+    through a study's safety dimensions: its module has `decide(source, options, earlier)`, and its edit takes the masks
+    that were decided.
     """
 
     name: str
@@ -30,6 +32,7 @@ class EditRow:
     deviations: str = ""
     needs: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    continual: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_]+", self.name):

@@ -84,21 +84,26 @@ def safety_layers(gaps: Sequence[float], start: float = 1e-3, keep: float = 1e-4
     return tuple(range(first, last + 1))
 
 
-def read_gaps(folder: Path) -> tuple[float, ...]:
+def read_gaps(folder: Path, harmful: Path | None = None) -> tuple[float, ...]:
     """Gap after the embedding and after every layer, `[layers + 1]`, of a `hidden_state` probe's artifact folder.
 
     Prompts of the kind `function` count as harmful, those of the kind `utility` as benign; look-alikes are not read.
+    The harmful ones are read from the folder `harmful` where that is another.
 
     Raises:
         InputError: the folder holds no hidden states, or too few prompts of a kind.
     """
-    shards = sorted(folder.glob(f"{FAMILY}-[0-9]*.parquet"))
-    if not shards:
-        raise InputError(f"{folder} holds no hidden states: capture the probe hidden_state again")
+    places: dict[Path, tuple[Kind, ...]] = {folder: (HARMFUL, BENIGN)}
+    if harmful is not None and harmful != folder:
+        places = {harmful: (HARMFUL,), folder: (BENIGN,)}
     found: dict[tuple[int, str], Directions] = {}
-    for shard in shards:
-        for key, part in _directions(shard).items():
-            found[key] = found[key] + part if key in found else part
+    for place, kinds in places.items():
+        shards = sorted(place.glob(f"{FAMILY}-[0-9]*.parquet"))
+        if not shards:
+            raise InputError(f"{place} holds no hidden states: capture the probe hidden_state again")
+        for shard in shards:
+            for key, part in _directions(shard, kinds).items():
+                found[key] = found[key] + part if key in found else part
     none = Directions(np.zeros(()), 0)
     layers = sorted({layer for layer, _ in found})
     if not layers:
@@ -106,19 +111,19 @@ def read_gaps(folder: Path) -> tuple[float, ...]:
     return tuple(cosine_gap(found.get((layer, BENIGN), none), found.get((layer, HARMFUL), none)) for layer in layers)
 
 
-def _directions(shard: Path) -> dict[tuple[int, str], Directions]:
-    """One shard's hidden states as sums of directions, by layer and kind."""
+def _directions(shard: Path, kinds: Sequence[Kind]) -> dict[tuple[int, str], Directions]:
+    """One shard's hidden states of some kinds as sums of directions, by layer and kind."""
     prompts = prompts_of_rows([shard])
-    names = [(kind, name) for kind in (HARMFUL, BENIGN) for name in prompts.get(kind, ())]
+    names = [(kind, name) for kind in kinds for name in prompts.get(kind, ())]
     if not names:
         return {}
     # A prompt that has all the weight is its own mean: that is how the rows themselves come back.
     weights: Mapping[tuple[str, str], Array] = dict(zip(names, np.eye(len(names)), strict=True)) | {
-        (kind, name): np.zeros(len(names)) for kind in prompts.keys() - {HARMFUL, BENIGN} for name in prompts[kind]
+        (kind, name): np.zeros(len(names)) for kind in prompts.keys() - set(kinds) for name in prompts[kind]
     }
-    kinds = np.array([kind for kind, _ in names])
+    of_kind = np.array([kind for kind, _ in names])
     return {
-        (layer, kind): Directions.of(states[kinds == kind])
+        (layer, kind): Directions.of(states[of_kind == kind])
         for (layer, _), states in weighted_means([shard], weights).items()
-        for kind in dict.fromkeys(kinds.tolist())
+        for kind in dict.fromkeys(of_kind.tolist())
     }

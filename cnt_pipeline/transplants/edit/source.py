@@ -73,7 +73,8 @@ class Source:
         architecture: the neuron spaces that all models share.
         models: checkpoints by role: `target` (what is edited), `donor` (aligned), and `base` (before alignment) where
             the study has one.
-        probes: artifact folders of the probes that the method reads, by probe and model, e.g. `moments/donor`.
+        probes: artifact folders of the probes that the method reads, by probe and model, e.g. `moments/donor`; one of
+            a single kind of prompt, e.g. `moments/donor/function`, goes before it.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Source:
         Raises:
             InputError: the probe was not run on this model.
         """
-        return read_moments(self.probe("moments", model) / f"{kind}.safetensors", linear.module)
+        return read_moments(self.probe("moments", model, kind) / f"{kind}.safetensors", linear.module)
 
     def saliency(self, model: str, kind: Kind, linear: Linear) -> Tensor:
         """Mean over prompts of `|W o dL/dW|` (SNIP), `[out, in]`, L the NLL of the model's answers.
@@ -135,14 +136,14 @@ class Source:
         values = _read(self.probe("saliency", model) / f"{kind}.safetensors", (linear.tensor,))[0].float()
         return values.T.contiguous() if linear.transposed else values
 
-    def probe(self, probe: str, model: str) -> Path:
-        """Artifact folder of a probe that was run on a model.
+    def probe(self, probe: str, model: str, kind: Kind | None = None) -> Path:
+        """Artifact folder of a probe that was run on a model, of a kind of prompt where that has its own.
 
         Raises:
             InputError: it was not run.
         """
         try:
-            return self.probes[f"{probe}/{model}"]
+            return self.probes.get(f"{probe}/{model}/{kind}") or self.probes[f"{probe}/{model}"]
         except KeyError:
             raise InputError(f"the method reads the probe {probe} of the model {model}, which was not run") from None
 

@@ -32,10 +32,17 @@ def resolve_edits(study: Study) -> tuple[ResolvedEdit, ...]:
     """The edits that a study's leaderboard asks for, in the order written, each seed by itself.
 
     Raises:
-        StudyError: no such method, an option that it has not or that is out of its limits, or a model that it needs and
-            the study has not.
+        StudyError: no such method, an option that it has not or that is out of its limits, a model that it needs and
+            the study has not, or dimensions that no method works through.
     """
-    return tuple(edit for number, entry in enumerate(study.compare.methods) for edit in _resolve(study, entry, number))
+    found = tuple(edit for number, entry in enumerate(study.compare.methods) for edit in _resolve(study, entry, number))
+    if study.compare.dimensions and found and not any(edit.row.continual for edit in found):
+        able = " or ".join(row.name for row in EDITS.values() if row.continual)
+        raise StudyError(
+            f"{study.file}:compare.dimensions: no method listed works through safety dimensions; add {able} to "
+            "`methods:`, or remove the dimensions"
+        )
+    return found
 
 
 def _resolve(study: Study, entry: Compared, number: int) -> Iterator[ResolvedEdit]:

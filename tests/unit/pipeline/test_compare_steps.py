@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from cnt_pipeline.errors import StudyError
 from cnt_pipeline.pipeline.compare_steps import LEADERBOARD, LEADERBOARD_PAGE
-from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS
+from cnt_pipeline.pipeline.step import Input, Step
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.study.schema import Study
 from cnt_pipeline.transplants.edit.table import EDITS, resolve_edits
@@ -128,3 +129,69 @@ def test_two_entries_need_two_names() -> None:
 def test_no_entry_takes_the_name_of_another_line(name: str) -> None:
     with pytest.raises(ValidationError, match=f"cannot be called '{name}'"):
         study({"method": "nlsr", "name": name})
+
+
+def in_dimensions(*names: str, methods: tuple[Any, ...] = ("fgsn", "nlsr"), **keys: Any) -> dict[str, Step]:
+    dimensions = [{"name": name, "prompts": {"file": f"{name}.jsonl"}} for name in names]
+    compare = {"methods": list(methods), "dimensions": dimensions}
+    return {
+        step.key: step for step in steps_of(Study.model_validate({**yaml.safe_load(STUDY), "compare": compare, **keys}))
+    }
+
+
+def test_a_dimension_added_at_the_end_adds_its_own_steps_and_changes_the_table_alone() -> None:
+    few, more = in_dimensions("traps", "banks"), in_dimensions("traps", "banks", "tricks")
+    assert {key for key in few if few[key] != more[key]} == {DIMENSIONS}
+    added = set(more) - set(few)
+    assert added == {
+        "prompt_sets/dimension_tricks", "completions/donor_on_tricks/score", "completions/donor_on_tricks/test",
+        "completions/target_on_tricks/test", "activation_caches/moments_on_tricks/donor",
+        "activation_caches/hidden_state_on_tricks/donor", "transplants/compared_fgsn/tricks",
+        *(f"completions/compared_fgsn_after_tricks_on_{name}/test" for name in ("traps", "banks", "tricks")),
+    }  # fmt: skip
+
+
+def test_dimensions_leave_every_other_step_but_the_page_alone() -> None:
+    plain, more = by_key("fgsn", "nlsr"), in_dimensions("traps")
+    assert {key for key in plain if plain[key] != more[key]} == {LEADERBOARD_PAGE}
+    assert more[LEADERBOARD_PAGE].inputs["dimensions"].step == DIMENSIONS
+
+
+def test_every_dimension_edits_the_checkpoint_of_the_one_before_and_knows_all_earlier_masks() -> None:
+    steps = in_dimensions("traps", "banks", "tricks", methods=("fgsn", "fgsn_zero"))
+    for entry in ("fgsn", "fgsn-zero"):
+        made = [steps[f"transplants/compared_{entry}/{name}"] for name in ("traps", "banks", "tricks")]
+        read = [{source.step for source in step.inputs.values()} for step in made]
+        assert [step.inputs.get("checkpoint") for step in made] == [
+            None, *(Input(step.key, ("model/*",)) for step in made[:2])
+        ]  # fmt: skip
+        assert [{name for name in step.inputs if name.startswith("masks/")} for step in made] == [
+            set(), {"masks/traps"}, {"masks/traps", "masks/banks"}
+        ]  # fmt: skip
+        assert all(f"transplants/compared_{entry}" not in keys for keys in read)
+
+
+def test_neurons_are_found_on_one_part_of_the_prompts_and_measured_on_the_other() -> None:
+    for step in in_dimensions("traps", "banks").values():
+        files = {name for source in step.inputs.values() if source.step == "prompt_sets/dimension_traps"
+                 for name in source.files}  # fmt: skip
+        if step.stage == "activation_caches":
+            assert files <= {"score.function.parquet"}
+        elif step.stage != "prompt_sets" and not step.key.endswith("/score"):
+            assert files <= {"test.function.parquet"}
+
+
+def test_every_step_of_dimensions_comes_after_those_it_reads() -> None:
+    seen: set[str] = set()
+    for key, step in in_dimensions("traps", "banks", methods=("fgsn", "fgsn_zero"), probes=["hidden_state"]).items():
+        assert {source.step for source in step.inputs.values()} | set(step.after) <= seen, key
+        seen.add(key)
+
+
+def test_dimensions_that_no_method_works_through_are_refused() -> None:
+    with pytest.raises(StudyError, match=r"compare\.dimensions: no method listed works.*add fgsn or fgsn_zero"):
+        in_dimensions("traps", methods=("nlsr",))
+    with pytest.raises(ValidationError, match="two dimensions have one name"):
+        in_dimensions("traps", "traps")
+    with pytest.raises(ValidationError, match="write a - instead"):
+        in_dimensions("bear_traps")

@@ -76,7 +76,8 @@ class FgsnOptions(FgsnZeroOptions):
 WORDS = (
     "Safety layers are the first run of layers in which last-token hidden states of harmful prompts drift away from "
     "those of benign prompts. In them a row matters by the sum of |weight| times the size of its input; rows among the "
-    "most important on harmful but not on benign prompts are the safety neurons. "
+    "most important on harmful but not on benign prompts are the safety neurons. A study's safety dimensions "
+    "(`compare.dimensions`) are worked beside this, one after the other, each on rows that no earlier one edited. "
 )
 DEVIATIONS = (
     "Known from a reimplementation, not from the authors' code. Importance is that of the aligned model's weights on "
@@ -105,6 +106,7 @@ ROWS = (
         "aligned model was fine-tuned. A matrix that alignment left as it was has no direction and stays.",
         needs=("base",),
         probes=("moments/donor", "hidden_state/donor"),
+        continual=True,
     ),
     EditRow(
         name="fgsn_zero",
@@ -122,5 +124,6 @@ ROWS = (
         deviations=DEVIATIONS,
         needs=("base",),
         probes=("moments/donor", "hidden_state/donor"),
+        continual=True,
     ),
 )

@@ -304,7 +304,7 @@ def test_a_later_dimension_leaves_the_rows_of_earlier_ones(source: Source) -> No
     first = decide(source, FgsnOptions(layers=BOTH, harmful_share=0.1, benign_share=0.05)).masks
     wider = FgsnOptions(layers=BOTH, harmful_share=0.6, benign_share=0.05)
     alone, later = decide(source, wider).masks, decide(source, wider, [first]).masks
-    made, free = results(source, fgsn(source, wider, 0, [first])), results(source, fgsn(source, wider, 0))
+    made, free = results(source, fgsn(source, wider, 0, later)), results(source, fgsn(source, wider, 0))
     assert any(mask.any() for mask in first.values())
     for linear in source.linears:
         name = linear.tensor

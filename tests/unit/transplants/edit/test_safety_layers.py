@@ -113,6 +113,17 @@ def test_gaps_are_read_from_all_shards_and_from_harmful_and_utility_prompts_alon
     assert read_gaps(tmp_path) == pytest.approx(expected, rel=1e-9)
 
 
+def test_harmful_prompts_may_come_from_a_folder_of_their_own(tmp_path: Path) -> None:
+    benign, harmful = write_states(tmp_path / "study", layers=3, shards=2), tmp_path / "dimension"
+    harmful.mkdir()
+    own = [states(90 + layer, 7) for layer in range(3)]
+    values = {(layer, "hidden"): np.float32(rows) for layer, rows in enumerate(own)}
+    write_shard(harmful, 0, [str(i) for i in range(7)], ["function"] * 7, values)
+    expected = [gap_pair_by_pair(benign["utility", layer], np.float32(own[layer])) for layer in range(3)]
+    assert read_gaps(tmp_path / "study", harmful) == pytest.approx(expected, rel=1e-6)
+    assert read_gaps(tmp_path / "study", tmp_path / "study") == read_gaps(tmp_path / "study")
+
+
 def test_a_shard_of_look_alikes_alone_adds_nothing(tmp_path: Path) -> None:
     write_states(tmp_path, layers=2)
     before = read_gaps(tmp_path)
