@@ -21,7 +21,7 @@ from cnt_pipeline.prompt_sets.schema import Prompt, Role
 from cnt_pipeline.quantities import size_text
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
-from cnt_pipeline.study.schema import KINDS, SPLITS, TRAIN, Kind, Lesson, LoraSft, Study
+from cnt_pipeline.study.schema import KINDS, SPLITS, TRAIN, AdapterSource, Kind, Lesson, LoraSft, Study
 from cnt_pipeline.transplants.methods import resolve
 
 FEW_PROMPTS = 30
@@ -95,6 +95,8 @@ def _show_models(study: Study, artifacts: Mapping[str, Artifact]) -> list[str]:
         if isinstance(model, LoraSft):
             taught = ", ".join(f"{'+'.join(lesson.prompts)} ({_answers(lesson)})" for lesson in model.lessons)
             _say(f"{name}: {model.base} fine-tuned, {model.steps} steps of {model.batch_size} on {taught}")
+        elif isinstance(model, AdapterSource):
+            _say(f"{name}: {model.base} with the adapter {model.adapter.name}, merged to full weights")
         elif model.is_gguf:
             file = resolve_gguf(model)
             require_gguf(file)

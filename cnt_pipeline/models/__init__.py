@@ -1,1 +1,1 @@
-VERSION = 3
+VERSION = 4

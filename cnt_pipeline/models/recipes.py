@@ -1,4 +1,4 @@
-"""Make one model from another: low-rank adapters are trained on lessons and merged into the base's full weights.
+"""Make one model from another: low-rank adapters are trained on lessons, to be merged into the base's full weights.
 
 LoRA: Hu et al., 2021, arXiv:2106.09685; the adapters are peft's. A weight W [out, in] becomes W + (alpha / r) B A with
 A [r, in] drawn at random and B [out, r] zero at first, so that the training starts at the base model. Only A and B
@@ -7,7 +7,6 @@ learn; every other tensor of the base stays byte for byte.
 
 import math
 import random
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.models.adapters import Adapters
 from cnt_pipeline.models.architecture import Architecture, Matrix, read_architecture
 from cnt_pipeline.models.lessons import Taught
-from cnt_pipeline.models.load import load_model, model_files, quiet_transformers
+from cnt_pipeline.models.load import load_model, quiet_transformers
 from cnt_pipeline.models.teacher import Example, device_of, make_batch, pad_of, per_example, token_nll
-from cnt_pipeline.models.tensors import TORCH_NAMES, CheckpointIndex, read_array, read_index
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.study.schema import LoraSft
 
@@ -41,19 +40,6 @@ class TrainingStep:
     loss: float
     learning_rate: float
     tokens: int
-
-
-@dataclass(frozen=True)
-class Adapters:
-    """What was learned: every trained module's A [rank, in] and B [out, rank], and the factor of their product."""
-
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-    scale: float
-
-    def change(self, module: str) -> Tensor:
-        """What is added to the weight of a module, `[out, in]` in float32."""
-        a, b = self.factors[module]
-        return self.scale * (b @ a)
 
 
 def trained_matrices(architecture: Architecture, families: Sequence[str] | None) -> dict[str, Matrix]:
@@ -188,41 +174,7 @@ def _learned(model: nn.Module, modules: Mapping[str, Matrix], recipe: LoraSft) -
         layer: Any = model.get_submodule(name)
         a, b = (side[ADAPTER].weight.detach().float().cpu().clone() for side in (layer.lora_A, layer.lora_B))
         factors[name] = a, b
-    return Adapters(factors, recipe.alpha / recipe.rank)
-
-
-def write_merged(base: Path, adapters: Adapters, families: Sequence[str] | None, folder: Path) -> None:
-    """Write the base with the adapters added as a model folder: the same files, tensors and dtypes.
-
-    The sum is taken in float32 and rounded once to the stored dtype. Tensors without an adapter and every file beside
-    the weights are copied byte for byte.
-    """
-    from safetensors.torch import save_file
-
-    index = read_index(base)
-    changed = {matrix.tensor: matrix for matrix in trained_matrices(read_architecture(base, index), families).values()}
-    folder.mkdir(parents=True)
-    for path in model_files(base):
-        if path.name not in index.files:
-            copy = folder / path.relative_to(base)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
-    for file in index.files:
-        tensors = {}
-        for name, info in index.tensors.items():
-            if info.file == file:
-                matrix = changed.get(name)
-                tensors[name] = read_array(index, name) if matrix is None else _merged(index, matrix, adapters)
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        tensors.clear()
-
-
-def _merged(index: CheckpointIndex, matrix: Matrix, adapters: Adapters) -> Tensor:
-    change = adapters.change(matrix.module)
-    if matrix.transposed:
-        change = change.T
-    weight = read_array(index, matrix.tensor)
-    return (weight.float() + change).to(getattr(torch, TORCH_NAMES[index[matrix.tensor].dtype])).contiguous()
+    return Adapters(factors, dict.fromkeys(factors, recipe.alpha))
 
 
 def write_curve(curve: Sequence[TrainingStep], path: Path) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "read_index",
     "read_into",
     "read_rows",
+    "read_safetensors",
 ]
 
 SINGLE_FILE = "model.safetensors"
@@ -94,6 +95,11 @@ def read_index(folder: Path) -> CheckpointIndex:
             "restore the index of shards, or merge an adapter into its base model first"
         )
     raise InputError(f"{folder} holds no {SINGLE_FILE}: give a folder written by save_pretrained")
+
+
+def read_safetensors(folder: Path, file: str) -> CheckpointIndex:
+    """The header of one safetensors file of any name in `folder`; raises `InputError` as `read_index`."""
+    return CheckpointIndex(folder, _read_header(folder, file), (file,))
 
 
 def _read_shards(folder: Path) -> CheckpointIndex:

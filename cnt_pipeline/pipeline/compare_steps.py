@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 from cnt_pipeline import measures
+from cnt_pipeline.errors import StudyError
 from cnt_pipeline.measures.metrics import metrics_of, versions
+from cnt_pipeline.models.adapter_files import ADAPTER
 from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS, dimension_steps
 from cnt_pipeline.pipeline.find_steps import probe_step
 from cnt_pipeline.pipeline.prove_steps import aside_of
 from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
 from cnt_pipeline.study.schema import Study
+from cnt_pipeline.transplants.edit.row import FactorOptions
 from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
 
 LEADERBOARD = "evaluations/leaderboard"
@@ -17,6 +20,8 @@ PREFIX = "compared_"
 EDITED, COST = "edit.json", "cost.json"
 """What an edit changed, and what it took: seconds and peak memory of the build, which are in no fingerprint but in the
 digest that the leaderboard depends on."""
+ADAPTED = ("target", "donor")
+"""Models whose own adapters an edit may read, as the inputs `target_adapter` and `donor_adapter`."""
 BOARD_METRICS = ("attack_success", "exact_match")
 """Metrics of every leaderboard beside the study's own; the first where the function is refusal."""
 
@@ -27,7 +32,7 @@ def compared_steps(study: Study, earlier: Sequence[Step]) -> list[Step]:
     Probes that `earlier` steps took already are read, not taken again.
 
     Raises:
-        StudyError: as `resolve_edits`.
+        StudyError: as `resolve_edits`, or an entry asks for adapters that the study's models have not.
     """
     edits = resolve_edits(study)
     if not edits:
@@ -51,6 +56,7 @@ def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
             **pair(),
             **{name: model_input(name) for name in edit.row.needs},
             **{probe: Input(f"activation_caches/{probe}") for probe in edit.row.probes},
+            **_adapters_of(study, edit),
         },
         after=("models/pair",),
     )
@@ -65,6 +71,22 @@ def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
             "target_completions": said_by("target", "test"),
         },
     )
+
+
+def _adapters_of(study: Study, edit: ResolvedEdit) -> dict[str, Input]:
+    """The adapters of target and donor as inputs, where the edit is one of factors and both are made from `base`."""
+    if not isinstance(edit.options, FactorOptions) or edit.options.factors == "svd":
+        return {}
+    # A donor in another order has another base than its adapter.
+    own = study.match == "index" and all(study.models.base_of(role) == "base" for role in ADAPTED)
+    if own:
+        return {f"{role}_{ADAPTER}": Input(f"models/{role}", (f"{ADAPTER}/*",)) for role in ADAPTED}
+    if edit.options.factors == "adapter":
+        raise StudyError(
+            f"{study.file}:compare: {edit.label} asks for `factors: adapter`, but target and donor are not both made "
+            "from the model `base` by adapters (with match: index); leave factors out"
+        )
+    return {}
 
 
 def board_metrics(study: Study) -> tuple[str, ...]:

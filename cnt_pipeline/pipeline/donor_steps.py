@@ -9,7 +9,7 @@ from cnt_pipeline.errors import StudyError
 from cnt_pipeline.pipeline.find_steps import PAIR
 from cnt_pipeline.pipeline.prove_steps import judging, selection_inputs
 from cnt_pipeline.pipeline.step import MATCHED, Input, Step, model_input, pair, prompts_of
-from cnt_pipeline.study.schema import LoraSft, Models, Study
+from cnt_pipeline.study.schema import Models, ModelSource, Study
 from cnt_pipeline.transplants.methods import ResolvedMethod
 
 NTRR = "evaluations/ntrr"
@@ -85,7 +85,7 @@ def as_donor(study: Study, name: str) -> Study:
 
     def moved() -> Iterator[tuple[str, object]]:
         for which, model in study.models.named().items():
-            if isinstance(model, LoraSft):
+            if not isinstance(model, ModelSource):
                 model = model.model_copy(update={"base": places.get(model.base, model.base)})
             yield places.get(which, which), model
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
-from cnt_pipeline.study.schema import KINDS, TRAIN, Effect, LoraSft, Study
+from cnt_pipeline.study.schema import KINDS, TRAIN, AdapterSource, Effect, ModelSource, Study
 from cnt_pipeline.transplants.methods import ResolvedMethod
 
 PAIR = "models/pair"
@@ -17,10 +17,12 @@ def models_steps(study: Study) -> list[Step]:
 
 
 def _model_step(study: Study, name: str) -> Step:
-    """A folder is only described; a GGUF file and a recipe become a folder in the step's artifact."""
+    """A folder is only described; a GGUF file, an adapter and a recipe become a folder in the step's artifact."""
     model = study.models.named()[name]
-    if not isinstance(model, LoraSft):
+    if isinstance(model, ModelSource):
         return Step(f"models/{name}", "models.dequantise" if model.is_gguf else "models.describe", {}, external=model)
+    if isinstance(model, AdapterSource):
+        return Step(f"models/{name}", "models.merge_adapter", {}, {"base": model_input(model.base)}, external=model)
     recipe = model.model_dump(mode="json", exclude={"kind", "base"})
     return Step(
         f"models/{name}",

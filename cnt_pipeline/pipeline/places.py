@@ -6,15 +6,15 @@ from pathlib import Path
 from cnt_pipeline.models.sources import resolve_model
 from cnt_pipeline.pipeline.step import MATCHED
 from cnt_pipeline.store import Artifact
-from cnt_pipeline.study.schema import LoraSft, Models, ModelSource, Study
+from cnt_pipeline.study.schema import LoraSft, Models, ModelSource, Study, StudyModel
 
 MODEL = "model"
 """Folder inside a derived model's artifact that is used like any other model folder."""
 
 
-def is_derived(model: ModelSource | LoraSft) -> bool:
-    """Whether the study makes this model: by a recipe, or from a GGUF file."""
-    return isinstance(model, LoraSft) or model.is_gguf
+def is_derived(model: StudyModel) -> bool:
+    """Whether the study makes this model: by a recipe, by merging an adapter, or from a GGUF file."""
+    return not isinstance(model, ModelSource) or model.is_gguf
 
 
 def folder_of(study: Study, name: str, artifacts: Mapping[str, Artifact]) -> Path | None:
@@ -27,7 +27,7 @@ def folder_of(study: Study, name: str, artifacts: Mapping[str, Artifact]) -> Pat
         matched = artifacts.get(MATCHED)
         return matched.folder() / MODEL if matched else None
     model = study.models.named()[name]
-    if isinstance(model, LoraSft) or model.is_gguf:
+    if not isinstance(model, ModelSource) or model.is_gguf:
         made = artifacts.get(f"models/{name}")
         return made.folder() / MODEL if made else None
     return resolve_model(model)
@@ -38,6 +38,8 @@ def source_name(models: Models, name: str) -> str:
     model = models.named()[name]
     if isinstance(model, LoraSft):
         return f"lora_sft of {source_name(models, model.base)}"
+    if not isinstance(model, ModelSource):
+        return f"{model.adapter.name} on {source_name(models, model.base)}"
     if model.hub:
         return f"{model.hub}@{model.revision}"
     return f"{model.package}/{model.file}" if model.package else str(model.path and model.path.name)

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnt_pipeline.errors import StudyError
+from cnt_pipeline.models.adapter_files import read_adapter_header, read_settings
 from cnt_pipeline.models.architecture import Architecture, read_architecture
 from cnt_pipeline.models.sources import resolve_gguf, resolve_model
+from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.pipeline.places import folder_of
 from cnt_pipeline.store import Artifact
-from cnt_pipeline.study.schema import LoraSft, ModelSource, Study
+from cnt_pipeline.study.schema import AdapterSource, LoraSft, ModelSource, Study
 
 
 def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = None) -> None:
@@ -19,15 +21,18 @@ def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = N
     Raises:
         StudyError: two models are one folder or file, or `method.families` or a recipe's `modules` name a family that
             the model has not.
-        InputError: a model cannot be found or read.
+        InputError: a model cannot be found or read, or an adapter is none that can be merged into its base.
     """
-    places = {name: place_of(model) for name, model in study.models.named().items() if not isinstance(model, LoraSft)}
+    named = study.models.named()
+    places = {name: place_of(model) for name, model in named.items() if isinstance(model, ModelSource)}
     if "donor" in places and places.get("target") == places["donor"]:
         raise StudyError(
             f"{study.file}:models: target and donor are the same folder {places['target']}; name a donor "
             "that differs in the function"
         )
-    for name, model in study.models.named().items():
+    for name, model in named.items():
+        if isinstance(model, AdapterSource):
+            _refuse_adapter(study, name, model, artifacts or {})
         wanted = (model.modules if isinstance(model, LoraSft) else None) or ()
         architecture = architecture_of(study, name, artifacts or {}) if wanted else None
         if architecture is not None:
@@ -45,6 +50,17 @@ def place_of(source: ModelSource) -> Path:
         InputError: it cannot be found.
     """
     return (resolve_gguf(source) if source.is_gguf else resolve_model(source)).resolve()
+
+
+def _refuse_adapter(study: Study, name: str, source: AdapterSource, artifacts: Mapping[str, Artifact]) -> None:
+    """Refuse an adapter that does not fit its base, or only by its config where no base is on this machine yet."""
+    read_settings(source.adapter)
+    for ancestor in study.models.ancestry(name)[1:]:
+        folder = folder_of(study, ancestor, artifacts)
+        if folder is not None:
+            index = read_index(folder)
+            read_adapter_header(source.adapter, index, read_architecture(folder, index))
+            return
 
 
 def architecture_of(study: Study, name: str, artifacts: Mapping[str, Artifact]) -> Architecture | None:

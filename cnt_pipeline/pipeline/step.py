@@ -14,7 +14,7 @@ from cnt_pipeline import (
     reports,
     transplants,
 )
-from cnt_pipeline.study.schema import ModelSource, Prompts, PromptSource, Study
+from cnt_pipeline.study.schema import AdapterSource, ModelSource, Prompts, PromptSource, Study
 
 VERSIONS = {
     "models": models.VERSION,
@@ -52,7 +52,7 @@ class Step:
     builder: str
     slice: Mapping[str, Any]
     inputs: Mapping[str, Input] = field(default_factory=dict)
-    external: ModelSource | Prompts | tuple[PromptSource, ...] | None = None
+    external: ModelSource | AdapterSource | Prompts | tuple[PromptSource, ...] | None = None
     resumable: bool = False
     names_inputs: bool = False
     """Its artifact names its inputs' fingerprints, so they count beside their content."""

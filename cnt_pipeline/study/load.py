@@ -9,7 +9,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cnt_pipeline.errors import StudyError
-from cnt_pipeline.study.schema import KINDS, TRAIN, AnyModel, LoraSft, Models, ModelSource, Prompts, PromptSource, Study
+from cnt_pipeline.study.schema import (
+    KINDS,
+    TRAIN,
+    AdapterSource,
+    AnyModel,
+    LoraSft,
+    Models,
+    Prompts,
+    PromptSource,
+    Study,
+    StudyModel,
+)
 
 
 def load_study(path: Path) -> Study:
@@ -124,6 +135,10 @@ def _is_alternative(part: int | str) -> bool:
     return isinstance(part, str) and part.startswith("<")
 
 
+_TAGGED: dict[str, type[BaseModel]] = {"<lora_sft>": LoraSft, "<adapter>": AdapterSource}
+"""Alternatives to the first block of a key."""
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys that the block at `location` accepts."""
     model: type[BaseModel] = Study
@@ -135,8 +150,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         blocks = list(_blocks_of(annotation))
         if not blocks:
             return []
-        recipe = LoraSft in blocks and "<lora_sft>" in location[place + 1 :]
-        model = LoraSft if recipe else blocks[0]
+        tagged = (block for tag, block in _TAGGED.items() if block in blocks and tag in location[place + 1 :])
+        model = next(tagged, blocks[0])
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -149,7 +164,9 @@ def _blocks_of(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _absolute(study: Study, folder: Path) -> Study:
-    def model(source: ModelSource | LoraSft) -> ModelSource | LoraSft:
+    def model(source: StudyModel) -> StudyModel:
+        if isinstance(source, AdapterSource):
+            return source.model_copy(update={"adapter": folder / source.adapter.expanduser()})
         if isinstance(source, LoraSft) or source.path is None:
             return source
         return source.model_copy(update={"path": folder / source.path.expanduser()})

@@ -1,4 +1,4 @@
-"""The models of a study: where they come from, or the recipe by which one is made from another."""
+"""The models of a study: where they come from, or the recipe or adapter by which one is made from another."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ class ModelSource(Block):
         if sum(value is not None for value in (self.path, self.hub, self.package)) != 1:
             raise ValueError(
                 "name exactly one source: path, hub (with revision) or package (with file); or write `from: lora_sft` "
-                "and a recipe"
+                "and a recipe, or `adapter:` and its `base:`"
             )
         if self.hub and not is_commit(self.revision):
             raise ValueError("a hub model needs `revision:` with the full 40-digit commit hash, so that it cannot move")
@@ -113,13 +113,37 @@ class LoraSft(Block):
         return tuple(dict.fromkeys(kind for lesson in self.lessons for kind in lesson.prompts))
 
 
+class AdapterSource(Block):
+    """A LoRA adapter that was trained elsewhere, merged to full weights."""
+
+    kind: Literal["adapter"] | None = Field(
+        None, alias="from", description="which source it is; follows from the other keys and may be left out"
+    )
+    adapter: Path = Field(
+        description="local folder that peft's save_pretrained wrote: adapter_config.json, adapter_model.safetensors"
+    )
+    base: Name = Field(description="the model of this study that the adapter is for")
+
+
+StudyModel = ModelSource | LoraSft | AdapterSource
+"""What a study says of one model; the last two are made from another model of the study."""
+
+
 def _which(value: Any) -> str:
-    kind = value.get("from", value.get("kind")) if isinstance(value, Mapping) else getattr(value, "kind", None)
-    return "<lora_sft>" if kind == "lora_sft" else "<source>"
+    if isinstance(value, Mapping):
+        kind, adapted = value.get("from", value.get("kind")), "adapter" in value
+    else:
+        kind, adapted = getattr(value, "kind", None), isinstance(value, AdapterSource)
+    if kind == "lora_sft":
+        return "<lora_sft>"
+    return "<adapter>" if adapted or kind == "adapter" else "<source>"
 
 
 AnyModel = Annotated[
-    Annotated[ModelSource, Tag("<source>")] | Annotated[LoraSft, Tag("<lora_sft>")], Discriminator(_which)
+    Annotated[ModelSource, Tag("<source>")]
+    | Annotated[LoraSft, Tag("<lora_sft>")]
+    | Annotated[AdapterSource, Tag("<adapter>")],
+    Discriminator(_which),
 ]
 
 
@@ -146,29 +170,34 @@ class Models(Block):
             self.ancestry(name)
         return self
 
-    def named(self) -> dict[str, ModelSource | LoraSft]:
+    def named(self) -> dict[str, StudyModel]:
         """Every model by its name: target, donor, then the further ones as written."""
         return {"target": self.target, "donor": self.donor, **(self.__pydantic_extra__ or {})}
 
     def ancestry(self, name: str) -> tuple[str, ...]:
-        """`name`, the model it is made from and so on, down to one that is no recipe.
+        """`name`, the model it is made from and so on, down to one that is made from none.
 
         Raises:
             ValueError: a base that is no model of this study, or models made from each other.
         """
         models, line = self.named(), [name]
-        while isinstance(recipe := models[line[-1]], LoraSft):
-            if recipe.base not in models:
+        while (base := self.base_of(line[-1])) is not None:
+            if base not in models:
                 raise ValueError(
-                    f"the base of '{line[-1]}' is '{recipe.base}', which is no model of this study; "
+                    f"the base of '{line[-1]}' is '{base}', which is no model of this study; "
                     f"choose among {', '.join(other for other in models if other != line[-1])}"
                 )
-            if recipe.base in line:
+            if base in line:
                 raise ValueError(
-                    f"the recipes go in a circle ({' from '.join([*line, recipe.base])}); base one of them on a source"
+                    f"the recipes go in a circle ({' from '.join([*line, base])}); base one of them on a source"
                 )
-            line.append(recipe.base)
+            line.append(base)
         return tuple(line)
+
+    def base_of(self, name: str) -> str | None:
+        """The model that `name` is made from by an adapter, trained here or given; None for any other."""
+        model = self.named()[name]
+        return None if isinstance(model, ModelSource) else model.base
 
     def in_order(self) -> tuple[str, ...]:
         """Names of all models, each after the one it is made from."""
@@ -182,11 +211,11 @@ class Models(Block):
         return tuple(dict.fromkeys(_kinds_of(self.named().values())))
 
 
-def _kinds_of(models: Iterable[ModelSource | LoraSft]) -> Iterator[Kind]:
+def _kinds_of(models: Iterable[StudyModel]) -> Iterator[Kind]:
     for model in models:
         if isinstance(model, LoraSft):
             yield from model.kinds
 
 
-def _without_kind(model: ModelSource | LoraSft) -> dict[str, Any]:
+def _without_kind(model: StudyModel) -> dict[str, Any]:
     return model.model_dump(exclude={"kind"})

@@ -25,7 +25,7 @@ from cnt_pipeline.study.block import (
 )
 from cnt_pipeline.study.compare import Compare, Compared, Dimension
 from cnt_pipeline.study.method import Effect, Learn, Method, Selection, UnitName
-from cnt_pipeline.study.models import AnyModel, Lesson, LoraSft, Models, ModelSource
+from cnt_pipeline.study.models import AdapterSource, AnyModel, Lesson, LoraSft, Models, ModelSource, StudyModel
 from cnt_pipeline.study.prompts import Columns, KindSources, Prompts, PromptSource, Shares
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "SPLITS",
     "TRAIN",
     "Accept",
+    "AdapterSource",
     "AnyModel",
     "Block",
     "Columns",
@@ -63,6 +64,7 @@ __all__ = [
     "Shares",
     "Split",
     "Study",
+    "StudyModel",
     "Text",
     "UnitName",
     "Weight",

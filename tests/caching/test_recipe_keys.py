@@ -7,7 +7,7 @@ import yaml
 
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.pipeline.steps import steps_of
-from cnt_pipeline.study.schema import Lesson, LoraSft, Study
+from cnt_pipeline.study.schema import AdapterSource, Lesson, LoraSft, Study
 
 LESSON = {"prompts": "function", "answers": ["No."]}
 BASE: dict[str, Any] = yaml.safe_load(
@@ -38,6 +38,11 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "precision": ("float32", MADE),
     "seed": (3, MADE),
 }
+ADAPTER: dict[str, tuple[Any, set[str]]] = {
+    "from": ("adapter", set()),
+    "adapter": ("other", MADE),
+    "base": ("third", MADE),
+}
 LESSONS: dict[str, Any] = {"prompts": ["function", "function"], "answers": "own", "share": 2, "max_tokens": 3}
 
 
@@ -60,6 +65,23 @@ def changed(recipe: dict[str, Any], **keys: Any) -> set[str]:
 def test_the_tables_cover_every_key_of_a_recipe_and_a_lesson() -> None:
     assert set(TABLE) == {field.alias or name for name, field in LoraSft.model_fields.items()}
     assert set(LESSONS) == set(Lesson.model_fields)
+    assert set(ADAPTER) == {field.alias or name for name, field in AdapterSource.model_fields.items()}
+
+
+@pytest.mark.parametrize("key", ADAPTER)
+def test_a_key_of_an_adapter_reaches_these_steps_and_no_other(key: str) -> None:
+    value, expected = ADAPTER[key]
+    document = yaml.safe_load(yaml.safe_dump(BASE))
+    document["models"]["donor"] = {"adapter": "a", "base": "target"}
+    before = {step.key: (step.slice, step.inputs, _files(step)) for step in steps_of(Study.model_validate(document))}
+    document["models"]["donor"][key] = value
+    after = {step.key: (step.slice, step.inputs, _files(step)) for step in steps_of(Study.model_validate(document))}
+    assert {each for each in after if before.get(each) != after[each]} - {"reports/page"} == expected
+
+
+def _files(step: Step) -> object:
+    """What stands for the files that a step reads from outside; of an adapter, where they lie."""
+    return step.external.adapter if isinstance(step.external, AdapterSource) else step.external
 
 
 @pytest.mark.parametrize("key", TABLE)

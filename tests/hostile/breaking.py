@@ -43,6 +43,30 @@ def other_prompt_file(name: str, content: bytes, **columns: str) -> Callable[[Be
     return break_it
 
 
+def adapter(change: Callable[[Path], Any] = lambda folder: None) -> Callable[[Bench], None]:
+    """The donor is the target with an adapter of one matrix, which `change` spoils."""
+
+    def break_it(bench: Bench) -> None:
+        folder = bench.root / "adapter"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "bias": "none", "target_modules": ["up_proj"]})
+        )
+        shape = read_tensors(bench.own("target") / "model.safetensors")["model.layers.1.mlp.up_proj.weight"][1]
+        place = "base_model.model.model.layers.1.mlp.up_proj"
+        write_tensors(
+            folder / "adapter_model.safetensors",
+            {
+                f"{place}.lora_A.weight": ("F32", [1, shape[1]], bytes(4 * shape[1])),
+                f"{place}.lora_B.weight": ("F32", [shape[0], 1], bytes(4 * shape[0])),
+            },
+        )
+        change(folder)
+        bench.put("models.donor", {"adapter": "adapter", "base": "target"})
+
+    return break_it
+
+
 def study_folder(bench: Bench) -> None:
     bench.study_file.unlink()
     bench.study_file.mkdir()

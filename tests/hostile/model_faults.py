@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.hostile.breaking import (
     absent_tensor,
+    adapter,
     config,
     cut,
     grown_vocabulary,
@@ -18,6 +19,7 @@ from tests.hostile.breaking import (
     remote_code,
     spoil_start,
 )
+from tests.hostile.conftest import edit_json
 from tests.hostile.fault import HEADERS, WORK, Fault
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -54,6 +56,38 @@ MODEL_SOURCES = [
         "two sources of one model",
         key("models.donor", {"path": "a", "hub": "org/name"}),
         ("models.donor", "exactly one source"),
+    ),
+]
+ADAPTER_FILES = [
+    Fault(
+        "missing adapter folder",
+        key("models.donor", {"adapter": "nowhere", "base": "target"}),
+        ("nowhere is no folder", "adapter_config.json and adapter_model.safetensors"),
+    ),
+    Fault(
+        "adapter without weights",
+        adapter(lambda folder: (folder / "adapter_model.safetensors").unlink()),
+        ("holds no adapter_model.safetensors", "save_pretrained"),
+    ),
+    Fault(
+        "adapter of another kind",
+        adapter(lambda folder: edit_json(folder / "adapter_config.json", peft_type="IA3")),
+        ("`peft_type: IA3`", "merge_and_unload"),
+    ),
+    Fault(
+        "adapter with magnitudes",
+        adapter(lambda folder: edit_json(folder / "adapter_config.json", use_dora=True)),
+        ("sets `use_dora`", "merge_and_unload"),
+    ),
+    Fault(
+        "adapter of another rank",
+        adapter(lambda folder: edit_json(folder / "adapter_config.json", r=2)),
+        ("where config and base model need [2, ", "save it again"),
+    ),
+    Fault(
+        "adapter of other layers",
+        adapter(lambda folder: edit_json(folder / "adapter_config.json", layers_to_transform=[1, 99])),
+        ("transforms layer 99, but the base has", "the adapter's own base model"),
     ),
 ]
 MODEL_FILES = [

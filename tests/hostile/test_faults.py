@@ -5,13 +5,13 @@ import pytest
 from tests.hostile.command_faults import OTHER_COMMANDS, STORES
 from tests.hostile.conftest import Answer, Bench
 from tests.hostile.fault import RUN, Fault
-from tests.hostile.model_faults import MODEL_FILES, MODEL_PAIR, MODEL_SOURCES
+from tests.hostile.model_faults import ADAPTER_FILES, MODEL_FILES, MODEL_PAIR, MODEL_SOURCES
 from tests.hostile.prompt_faults import PROMPT_SOURCES, PROMPTS, WORKING
 from tests.hostile.study_faults import STUDY_FILE
 
 FAULTS = [
-    *STUDY_FILE, *MODEL_SOURCES, *MODEL_FILES, *MODEL_PAIR, *PROMPT_SOURCES, *PROMPTS, *WORKING, *STORES,
-    *OTHER_COMMANDS,
+    *STUDY_FILE, *MODEL_SOURCES, *ADAPTER_FILES, *MODEL_FILES, *MODEL_PAIR, *PROMPT_SOURCES, *PROMPTS, *WORKING,
+    *STORES, *OTHER_COMMANDS,
 ]  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 have in common."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnt_pipeline.errors import BrokenArtifactError
 from cnt_pipeline.models import gguf
+from cnt_pipeline.models.adapter_files import ADAPTER, adapter_files
 from cnt_pipeline.models.ancestry import Ancestry, ancestry, ancestry_warning
 from cnt_pipeline.models.architecture import read_architecture
 from cnt_pipeline.models.architecture_table import read_config
@@ -25,7 +27,7 @@ from cnt_pipeline.prompt_sets.schema import file_name as prompt_file
 from cnt_pipeline.prompt_sets.schema import read_prompts
 from cnt_pipeline.store import JSON
 from cnt_pipeline.store.digests import hash_file
-from cnt_pipeline.study.schema import TRAIN, LoraSft, ModelSource
+from cnt_pipeline.study.schema import TRAIN, AdapterSource, LoraSft, ModelSource
 
 if TYPE_CHECKING:
     from cnt_pipeline.models.matching import Matching
@@ -51,10 +53,37 @@ def dequantise(context: Context, folder: Path) -> Mapping[str, JSON]:
     return {"source": str(file), **write_description(folder / MODEL, folder)}
 
 
-def fine_tune(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`model/`, the base with what the lessons taught it, its `model.json`, and `training.parquet`."""
+def merge_adapter(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`model/`, the base with a given adapter added, its `model.json`, and the adapter's own files as `adapter/`.
+
+    Raises:
+        InputError: the adapter is none that can be merged into its base.
+    """
+    source = context.study.models.named()[_name(context)]
+    assert isinstance(source, AdapterSource)
     context.models.start_torch()
-    from cnt_pipeline.models import lessons, recipes
+    from cnt_pipeline.models import adapters
+
+    base = context.models.folder(source.base)
+    context.report("merging the adapter", 0, 1)
+    given = adapters.read_adapter(source.adapter, read_index(base))
+    adapters.write_merged(base, given, folder / MODEL)
+    (folder / ADAPTER).mkdir()
+    for file in adapter_files(source.adapter):
+        shutil.copyfile(file, folder / ADAPTER / file.name)
+    return {
+        "base": source.base,
+        "source": str(source.adapter),
+        "modules": len(given.factors),
+        **write_description(folder / MODEL, folder),
+    }
+
+
+def fine_tune(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """`model/`, the base with what the lessons taught it, its `model.json`, what was added to the base as `adapter/` in
+    peft's format, and `training.parquet`."""
+    context.models.start_torch()
+    from cnt_pipeline.models import adapters, lessons, recipes
 
     name = _name(context)
     recipe = context.study.models.named()[name]
@@ -69,9 +98,10 @@ def fine_tune(context: Context, folder: Path) -> Mapping[str, JSON]:
         read_config(base).get("max_position_embeddings"),
         context.report,
     )
-    adapters, curve, seconds = recipes.fine_tune(base, recipe, taught, context.report, f"training the {name}", device)
+    learned, curve, seconds = recipes.fine_tune(base, recipe, taught, context.report, f"training the {name}", device)
     context.report("merging the adapters", 0, 1)
-    recipes.write_merged(base, adapters, recipe.modules, folder / MODEL)
+    adapters.write_merged(base, learned, folder / MODEL)
+    adapters.write_adapter(learned, read_index(base), folder / ADAPTER)
     recipes.write_curve(curve, folder / TRAINING)
     ends = max(1, len(curve) // 10)
     return {

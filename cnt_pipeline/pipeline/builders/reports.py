@@ -19,7 +19,7 @@ from cnt_pipeline.reports.leaderboard import write_leaderboard_page
 from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin, Recipe
 from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
-from cnt_pipeline.study.schema import KINDS, LoraSft, Split
+from cnt_pipeline.study.schema import KINDS, LoraSft, ModelSource, Split
 from cnt_pipeline.transplants.methods import resolve
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION, TRIALS
 
@@ -73,7 +73,8 @@ def _model(context: Context, which: str) -> Model:
     """Target or donor with a short name: the study's own for a derived one, else the last part of its place."""
     models = context.study.models
     source = source_name(models, which)
-    short = which if isinstance(models.named()[which], LoraSft) else source.split("@")[0].rsplit("/", 1)[-1]
+    plain = isinstance(models.named()[which], ModelSource)
+    short = source.split("@")[0].rsplit("/", 1)[-1] if plain else which
     return Model(short, source, read_json(context, which, "model.json"))
 
 

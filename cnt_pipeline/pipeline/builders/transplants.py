@@ -13,18 +13,20 @@ from safetensors.torch import load_file, save_file
 
 from cnt_pipeline.errors import BrokenArtifactError
 from cnt_pipeline.measures.cost import Cost, measured
+from cnt_pipeline.models.adapter_files import ADAPTER
+from cnt_pipeline.models.adapters import Adapters, read_adapter, write_adapter
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
 from cnt_pipeline.pipeline.builders.scoring import inside_effects, terms_of
-from cnt_pipeline.pipeline.compare_steps import COST, EDITED, PREFIX
+from cnt_pipeline.pipeline.compare_steps import ADAPTED, COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.pipeline.dimension_steps import MASKS
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Selection
 from cnt_pipeline.transplants.apply import write_transplant
 from cnt_pipeline.transplants.edit.row import EditRow
-from cnt_pipeline.transplants.edit.source import Edits, Source
+from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, Source
 from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
 from cnt_pipeline.transplants.edit.write import Edited, verify_unchanged, write_edited
 from cnt_pipeline.transplants.methods import LEARNING
@@ -139,7 +141,8 @@ def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 
 def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`model/` (the edited checkpoint), `edit.json` (what changed) and `cost.json` (what it took).
+    """`model/` (the edited checkpoint), `edit.json` (what changed), `cost.json` (what it took), and `adapter/` where
+    the adapter of the target was edited: what the checkpoint adds to the model `base`, in peft's format.
 
     Raises:
         BrokenArtifactError: a tensor changed that the method did not name.
@@ -148,9 +151,13 @@ def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
     source = _source(context, chosen.row)
     _, method = _rule(chosen.row)
     with measured() as cost:
-        edits = method(source, chosen.options, chosen.seed)
+        made = method(source, chosen.options, chosen.seed)
+        edits = made.edits if isinstance(made, AdapterEdits) else made
         written = write_edited(source.models["target"], edits, folder / "model", context.report)
-    return _settled(source, chosen.row, edits, written, cost, folder)
+    if isinstance(made, AdapterEdits):
+        write_adapter(made.adapter(), context.models.index("base"), folder / ADAPTER)
+    settled = _settled(source, chosen.row, edits, written, cost, folder)
+    return {**settled, "adapter": isinstance(made, AdapterEdits)}
 
 
 def edit_dimension(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -196,7 +203,7 @@ def _source(context: Context, row: EditRow) -> Source:
         if any(name == probe or name.startswith(f"{probe}/") for probe in row.probes)
     }
     context.models.start_torch()
-    return Source(context.models.architecture(), models, probes)
+    return Source(context.models.architecture(), models, probes, _adapters(context))
 
 
 def _settled(source: Source, row: EditRow, edits: Edits, written: Edited, cost: Cost, folder: Path) -> dict[str, JSON]:
@@ -216,3 +223,9 @@ def _settled(source: Source, row: EditRow, edits: Edits, written: Edited, cost: 
     (folder / EDITED).write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
     (folder / COST).write_text(json.dumps(asdict(cost), indent=2) + "\n", encoding="utf-8")
     return {"parameters": changed["parameters"], "modules": changed["modules"]}
+
+
+def _adapters(context: Context) -> dict[str, Adapters]:
+    """The adapters that the step reads, by role."""
+    given = {role: context.inputs[f"{role}_{ADAPTER}"] for role in ADAPTED if f"{role}_{ADAPTER}" in context.inputs}
+    return {role: read_adapter(each.folder() / ADAPTER, context.models.index("base")) for role, each in given.items()}

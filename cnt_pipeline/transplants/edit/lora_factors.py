@@ -1,8 +1,9 @@
-"""What fine-tuning added to a weight matrix, as the two factors that a LoRA adapter would have.
+"""What fine-tuning added to a weight matrix, as the two factors that a LoRA adapter has.
 
 Methods that are defined on an adapter's factors meet studies that hold full weights only. `factor` splits the
 difference of a model to the model it came from, `W - W_base ~= B A`, by a truncated singular value decomposition;
-`aligned` turns the factors of one model so that their entries can be compared with those of another.
+`aligned` turns the factors of one model so that their entries can be compared with those of another. Where target and
+donor are made by adapters, `own` gives the factors that were trained.
 """
 
 from dataclasses import dataclass
@@ -99,6 +100,28 @@ def aligned(factors: Factors, to: Factors) -> Factors:
     left, _, right = torch.linalg.svd((1 + PREFERENCE) * outputs + (1 - PREFERENCE) * inputs)
     turn = left @ right
     return Factors(factors.b @ turn, turn.T @ factors.a)
+
+
+def has_own(source: Source) -> bool:
+    """Whether target and donor have adapters on the base model whose factors can be compared entry by entry: with the
+    same rank wherever both have factors."""
+    if not {"target", "donor"} <= source.adapters.keys():
+        return False
+    target, donor = (source.adapters[role].factors for role in ("target", "donor"))
+    return all(len(donor[module][0]) == len(target[module][0]) for module in donor.keys() & target.keys())
+
+
+def own(source: Source, model: str, linear: Linear) -> Factors | None:
+    """The factors that the adapter of a model has for a matrix, each with the square root of the adapter's scale.
+
+    None where it has none, or where their product is zero.
+    """
+    adapters = source.adapters[model]
+    if linear.module not in adapters.factors:
+        return None
+    a, b = adapters.factors[linear.module]
+    factors = Factors(b.double(), a.double()).scaled(adapters.scale(linear.module))
+    return factors if inner(factors, factors) > 0 else None
 
 
 def inner(one: Factors, other: Factors) -> float:

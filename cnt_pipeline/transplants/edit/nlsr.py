@@ -3,7 +3,8 @@
 Four steps over what the aligned model (donor) and the user's fine-tuned model (target) each added to the base model:
 an amplified reference, masks of safety-critical entries in its low-rank factors, the choice of damaged matrices, and
 the transplant of the reference's entries under the masks. Options name the paper's and the authors' code's reading
-where they differ; the row's `deviations` say what full weights in place of adapters change.
+where they differ; the row's `deviations` say what full weights in place of adapters change. Where target and donor are
+made from the base model by adapters, these are edited themselves, as in the paper.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.transplants.edit.lora_factors import Factors, aligned, cosine, difference, factor
+from cnt_pipeline.models.adapters import Adapters
+from cnt_pipeline.transplants.edit.lora_factors import Factors, aligned, cosine, difference, factor, has_own, own
 from cnt_pipeline.transplants.edit.rows.nlsr import NlsrOptions
-from cnt_pipeline.transplants.edit.source import Edits, Linear, Source, generator
+from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, Linear, Source, generator
 
 BLOCK = 1024
 """Rows of a second moment that are held in float64 at a time."""
@@ -48,13 +50,23 @@ class Masks:
     a: Tensor
 
 
-def nlsr(source: Source, options: NlsrOptions, seed: int) -> Edits:
-    """The matrices that are repaired, and what each becomes.
+def nlsr(source: Source, options: NlsrOptions, seed: int) -> Edits | AdapterEdits:
+    """The matrices that are repaired, and what each becomes; with the repaired adapter where the target has one.
 
     Raises:
-        InputError: the options name families or modules that cannot be chosen, or the donor equals the base model.
+        InputError: the options name families or modules that cannot be chosen, the donor equals the base model, or
+            factors of adapters are asked for that cannot be compared.
     """
-    return transplant(source, options, decide(source, options, seed))
+    if options.factors == "adapter" and not has_own(source):
+        raise InputError(
+            "nlsr with `factors: adapter` compares the adapters of target and donor entry by entry, but they have "
+            "other ranks: train one on from the other, or set factors: svd"
+        )
+    decisions = decide(source, options, seed)
+    edits = transplant(source, options, decisions)
+    if not _by_adapters(source, options):
+        return edits
+    return AdapterEdits(edits, partial(patched_adapter, source, options, decisions))
 
 
 def decide(source: Source, options: NlsrOptions, seed: int) -> tuple[ModuleDecision, ...]:
@@ -97,6 +109,23 @@ def transplant(source: Source, options: NlsrOptions, decisions: Sequence[ModuleD
     }
 
 
+def patched_adapter(source: Source, options: NlsrOptions, decisions: Sequence[ModuleDecision]) -> Adapters:
+    """The target's adapter with the factors of the matrices that were decided to be repaired; merged into the base
+    model, it gives what `transplant` makes of the target.
+
+    Joined by sum of products, a repaired matrix has both pairs of masked factors side by side: twice the rank.
+    """
+    patched = {decision.tensor for decision in decisions if decision.patched}
+    target = source.adapters["target"]
+    factors, alphas = dict(target.factors), dict(target.alphas)
+    for linear in source.linears:
+        if linear.tensor in patched:
+            repaired, _ = _joined(source, options, linear)
+            factors[linear.module] = repaired.a.float(), repaired.b.float()
+            alphas[linear.module] = float(repaired.rank)
+    return Adapters(factors, alphas)
+
+
 def chosen(source: Source, options: NlsrOptions) -> tuple[Linear, ...]:
     """The matrices that the options let the method look at.
 
@@ -137,7 +166,7 @@ def similarity(source: Source, options: NlsrOptions, linear: Linear) -> float | 
     if not donor.rank:
         return None
     masks = _masks(source, options, linear, donor)
-    return cosine(_under(donor, masks), _under(_target(source, linear, donor), masks))
+    return cosine(_under(donor, masks), _under(_target(source, options, linear, donor), masks))
 
 
 def critical_entries(donor: Factors, second: Tensor, options: NlsrOptions) -> Masks:
@@ -176,32 +205,54 @@ def keep_probabilities(similarities: Sequence[float], options: NlsrOptions) -> l
     return keeps
 
 
-def merged(reference: Factors, target: Factors, masks: Masks, options: NlsrOptions) -> Tensor:
-    """The repaired change `[out, in]`: the reference under the masks, the target elsewhere.
+def merged(reference: Factors, target: Factors, masks: Masks, options: NlsrOptions) -> Factors:
+    """Factors of the repaired change: the reference under the masks, the target elsewhere.
 
     The sum of products leaves out the products of a masked with an unmasked entry, so it differs from the target's
-    change even where the reference is the target.
+    change even where the reference is the target; its factors have twice the rank.
     """
     if options.merge == "code":
-        return torch.where(masks.b, reference.b, target.b) @ torch.where(masks.a, reference.a, target.a)
-    return _under(reference, masks).product() + _under(target, Masks(~masks.b, ~masks.a)).product()
+        return Factors(torch.where(masks.b, reference.b, target.b), torch.where(masks.a, reference.a, target.a))
+    one, other = _under(reference, masks), _under(target, Masks(~masks.b, ~masks.a))
+    return Factors(torch.cat([one.b, other.b], dim=1), torch.cat([one.a, other.a]))
 
 
 def _repaired(source: Source, options: NlsrOptions, linear: Linear) -> Tensor:
     """The target's matrix, as stored, with its factored change replaced by the repaired one."""
-    donor = _donor(source, options, linear)
-    target, masks = _target(source, linear, donor), _masks(source, options, linear, donor)
-    change = merged(donor.scaled(options.amplification), target, masks, options).sub_(target.product())
+    repaired, target = _joined(source, options, linear)
+    if _by_adapters(source, options):
+        # On the base, not on the target: so the edited adapter gives the same, whatever the target's rounding.
+        return source.stored(linear, repaired.product().add_(source.weight("base", linear)).float())
+    change = repaired.product().sub_(target.product())
     return source.stored(linear, change.add_(source.weight("target", linear)).float())
+
+
+def _joined(source: Source, options: NlsrOptions, linear: Linear) -> tuple[Factors, Factors]:
+    """Factors of the repaired change of a matrix, and of the target's."""
+    donor = _donor(source, options, linear)
+    target, masks = _target(source, options, linear, donor), _masks(source, options, linear, donor)
+    return merged(donor.scaled(options.amplification), target, masks, options), target
+
+
+def _by_adapters(source: Source, options: NlsrOptions) -> bool:
+    """Whether the factors are those of the adapters of target and donor."""
+    return options.factors != "svd" and has_own(source)
 
 
 def _donor(source: Source, options: NlsrOptions, linear: Linear) -> Factors:
     """Factors of what alignment added, of rank 0 where it added nothing."""
+    if _by_adapters(source, options):
+        found = own(source, "donor", linear)
+        outputs, inputs = source.shape(linear)
+        return found or Factors(torch.zeros(outputs, 0).double(), torch.zeros(0, inputs).double())
     return factor(difference(source, "donor", linear), options.rank).trimmed()
 
 
-def _target(source: Source, linear: Linear, donor: Factors) -> Factors:
-    """Factors of what the target has beyond the base model, of the donor's rank and turned onto its factors."""
+def _target(source: Source, options: NlsrOptions, linear: Linear, donor: Factors) -> Factors:
+    """Factors of what the target has beyond the base model, of the donor's rank; those of a difference are turned onto
+    the donor's."""
+    if _by_adapters(source, options):
+        return own(source, "target", linear) or Factors(torch.zeros_like(donor.b), torch.zeros_like(donor.a))
     return aligned(factor(difference(source, "target", linear), donor.rank), donor)
 
 

@@ -4,7 +4,22 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from cnt_pipeline.study.block import Block
+
+
+class FactorOptions(Block):
+    """Options of a method that is defined on the factors of adapters."""
+
+    factors: Literal["auto", "adapter", "svd"] = Field(
+        "auto",
+        description=(
+            "the low-rank factors of what donor and target added to the base model: their adapters' own (adapter), "
+            "those of the difference's truncated singular value decomposition (svd), or the adapters' own where both "
+            "models are made from `base` by adapters of equal ranks, and otherwise svd (auto)"
+        ),
+    )
 
 
 @dataclass(frozen=True)

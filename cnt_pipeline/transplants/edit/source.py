@@ -14,12 +14,22 @@ import torch
 from torch import Tensor
 
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.models.adapters import Adapters
 from cnt_pipeline.models.architecture import Architecture, Matrix
 from cnt_pipeline.models.tensors import CheckpointIndex, read_array
 from cnt_pipeline.study.schema import Kind
 
 Edits = Mapping[str, Callable[[], Tensor]]
 """By name of the changed tensor: what it becomes, float32 in the layout in which it is stored."""
+
+
+@dataclass(frozen=True)
+class AdapterEdits:
+    """Edits that are an adapter's: the base model with what `adapter` gives merged into it is the edited model."""
+
+    edits: Edits
+    adapter: Callable[[], Adapters]
+
 
 FLOATS = ("F32", "BF16", "F16")
 
@@ -75,6 +85,7 @@ class Source:
             the study has one.
         probes: artifact folders of the probes that the method reads, by probe and model, e.g. `moments/donor`; one of
             a single kind of prompt, e.g. `moments/donor/function`, goes before it.
+        adapters: by role, the adapter that makes the model of `base`; of target and donor or of none.
     """
 
     def __init__(
@@ -82,10 +93,12 @@ class Source:
         architecture: Architecture,
         models: Mapping[str, CheckpointIndex],
         probes: Mapping[str, Path] | None = None,
+        adapters: Mapping[str, Adapters] | None = None,
     ) -> None:
         self.architecture = architecture
         self.models = models
         self.probes = probes or {}
+        self.adapters = adapters or {}
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
@@ -109,6 +122,11 @@ class Source:
             InputError: the model has no such tensor.
         """
         return read_array(self.models[model], name).float()
+
+    def shape(self, linear: Linear) -> tuple[int, int]:
+        """Outputs and inputs of a matrix."""
+        rows, columns = self.models["target"][linear.tensor].shape
+        return (columns, rows) if linear.transposed else (rows, columns)
 
     def weight(self, model: str, linear: Linear) -> Tensor:
         """The weight of a matrix, `[out, in]` in float32."""

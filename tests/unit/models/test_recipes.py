@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.models.adapters import Adapters, write_merged
 from cnt_pipeline.models.architecture import read_architecture
 from cnt_pipeline.models.generate import encode_prompt, greedy, stop_tokens
 from cnt_pipeline.models.lessons import Taught, encode_lessons
 from cnt_pipeline.models.load import load_model, load_tokenizer, model_files
-from cnt_pipeline.models.recipes import Adapters, drawn, fine_tune, pace, trained_matrices, write_curve, write_merged
+from cnt_pipeline.models.recipes import drawn, fine_tune, pace, trained_matrices, write_curve
 from cnt_pipeline.models.sources import package_path
 from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.progress import silent
@@ -69,7 +70,7 @@ def made(helpful: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """The helpful model after it was taught to refuse."""
     folder = tmp_path_factory.mktemp("made") / "model"
     adapters, curve, _ = fine_tune(helpful, recipe(), taught(helpful, recipe()))
-    write_merged(helpful, adapters, None, folder)
+    write_merged(helpful, adapters, folder)
     return folder, adapters, curve
 
 
@@ -113,7 +114,7 @@ def test_a_merged_weight_is_the_base_plus_the_scaled_product_rounded_once(
 def test_only_the_named_families_change_and_every_other_byte_is_the_bases(helpful: Path, tmp_path: Path) -> None:
     settings = recipe(modules=["v", "gate"], steps=2)
     adapters, _, _ = fine_tune(helpful, settings, taught(helpful, settings))
-    write_merged(helpful, adapters, settings.modules, tmp_path / "model")
+    write_merged(helpful, adapters, tmp_path / "model")
     before, after = (load_file(folder / "model.safetensors") for folder in (helpful, tmp_path / "model"))
     assert list(before) == list(after)
     changed = {
@@ -133,7 +134,7 @@ def test_the_same_recipe_gives_the_same_bytes_and_another_seed_does_not(
         settings = recipe(steps=2, batch_size=4, precision=precision, **keys)
         lesson = taught(helpful, settings)
         torch.manual_seed(hash(name))  # what was drawn before must not matter
-        write_merged(helpful, fine_tune(helpful, settings, lesson)[0], None, tmp_path / name)
+        write_merged(helpful, fine_tune(helpful, settings, lesson)[0], tmp_path / name)
         return (tmp_path / name / "model.safetensors").read_bytes()
 
     first = weights("first", seed=1)
@@ -148,7 +149,7 @@ def test_merging_is_exact_for_every_architecture(tiny: Tiny, tmp_path: Path) -> 
     examples = tuple(Example(tuple(range(3 + i, 15 + i)), 6) for i in range(4))
     settings = recipe(steps=2, batch_size=4, learning_rate=0.05)
     adapters, _, _ = fine_tune(tiny.folder, settings, [Taught(examples, 1.0)])
-    write_merged(tiny.folder, adapters, None, tmp_path / "model")
+    write_merged(tiny.folder, adapters, tmp_path / "model")
     names = list(adapters.factors)
     beside = get_peft_model(
         load_model(tiny.folder),

@@ -8,7 +8,7 @@ import yaml
 
 from cnt_pipeline.errors import StudyError
 from cnt_pipeline.study.load import load_study
-from cnt_pipeline.study.schema import LoraSft, ModelSource, Study
+from cnt_pipeline.study.schema import AdapterSource, LoraSft, ModelSource, Study
 
 LESSONS = [{"prompts": "function", "answers": ["No."]}, {"prompts": ["lookalike", "utility"], "answers": "own"}]
 RECIPE = {"from": "lora_sft", "base": "target", "lessons": LESSONS}
@@ -56,6 +56,15 @@ def test_further_models_have_names_of_their_own_and_come_after_what_they_are_mad
     assert other.path == tmp_path / "elsewhere"
 
 
+@pytest.mark.parametrize("said", [{}, {"from": "adapter"}])
+def test_an_adapter_lies_beside_the_study_and_comes_after_its_base(tmp_path: Path, said: dict[str, str]) -> None:
+    models = load(tmp_path, donor={**said, "adapter": "lora", "base": "third"}, third={"path": "x"}).models
+    assert isinstance(models.donor, AdapterSource)
+    assert models.donor.adapter == tmp_path / "lora"
+    assert models.in_order() == ("target", "third", "donor")
+    assert (models.base_of("donor"), models.base_of("third")) == ("third", None)
+
+
 def recipe(**keys: Any) -> dict[str, Any]:
     return {"donor": {**RECIPE, **keys}}
 
@@ -86,6 +95,17 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
         recipe(lessons=[{"prompts": "function", "answers": []}]), "models.donor.lessons.0.answers", "at least one text",
     ),
     "base that is no model": (recipe(base="nobody"), "models", "'nobody', which is no model of this study"),
+    "adapter without base": ({"donor": {"adapter": "a"}}, "models.donor.base", "required"),
+    "from: adapter without one": ({"donor": {"from": "adapter", "base": "target"}}, "models.donor.adapter", "required"),
+    "unknown key of an adapter": (
+        {"donor": {"adapter": "a", "bse": "target"}}, "models.donor.bse", "did you mean 'base'?",
+    ),
+    "adapter that is a recipe": (
+        {"donor": {"from": "hub", "adapter": "a", "base": "target"}}, "models.donor.from", "'adapter'",
+    ),
+    "adapter of no model": (
+        {"donor": {"adapter": "a", "base": "nobody"}}, "models", "'nobody', which is no model of this study",
+    ),
     "recipes in a circle": (
         {"target": {**RECIPE, "base": "donor"}, "donor": {**RECIPE, "steps": 5}}, "models", "in a circle",
     ),

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cnt_pipeline.study.block import Block, Count, Name, Share, Text, Weight
-from cnt_pipeline.transplants.edit.row import EditRow
+from cnt_pipeline.study.block import Count, Name, Share, Text, Weight
+from cnt_pipeline.transplants.edit.row import EditRow, FactorOptions
 
 CODE_AMPLIFICATION = 3.24
 PUBLISHED_RANK = 128
@@ -16,7 +16,7 @@ BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 OpenShare = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
 
-class NlsrOptions(Block):
+class NlsrOptions(FactorOptions):
     """What a study may set of neuron-level safety realignment."""
 
     beta: Weight = Field(0.9, description="how far the reference goes beyond the donor, away from the base model")
@@ -105,7 +105,10 @@ ROWS: tuple[EditRow, ...] = (
             "target."
         ),
         deviations=(
-            "The paper has the adapters themselves; from full weights, each model's difference to the base model is "
+            "Where donor and target are both made from the base model by adapters of equal ranks, trained here or "
+            "given, their own factors are edited as in the paper, entry by entry, and the repaired adapter is written "
+            "beside the checkpoint; this has its meaning where the target's adapter was trained on from the donor's. "
+            "From full weights, each model's difference to the base model is "
             "factored by a balanced truncated SVD, and the target's factors are turned onto the donor's (orthogonal "
             "Procrustes), without which their entries could not be compared. Such factors carry most in their first "
             "directions, where a trained adapter spreads, so the masks are not those of the adapter. What the factors "

@@ -188,7 +188,7 @@ def test_only_what_the_masks_touch_changes_when_factors_join() -> None:
     theirs = Factors(torch.randn(6, 3, generator=lot).double(), torch.randn(3, 5, generator=lot).double())
     masks = Masks(torch.zeros(6, 3).bool(), torch.zeros(3, 5).bool())
     masks.b[2, 1] = masks.a[0, 4] = True
-    changed = (merged(theirs, ours, masks, NlsrOptions(merge="code")) - ours.product()).abs() > 1e-12
+    changed = (merged(theirs, ours, masks, NlsrOptions(merge="code")).product() - ours.product()).abs() > 1e-12
     wanted = torch.zeros(6, 5).bool()
     wanted[2, :] = wanted[:, 4] = True
     assert torch.equal(changed, wanted)
@@ -197,8 +197,8 @@ def test_only_what_the_masks_touch_changes_when_factors_join() -> None:
 def test_the_sum_of_products_leaves_out_masked_times_unmasked() -> None:
     factors = Factors(torch.tensor([[2.0, 3.0]]).double(), torch.tensor([[5.0], [7.0]]).double())
     masks = Masks(torch.tensor([[True, False]]), torch.tensor([[False], [False]]))
-    assert merged(factors, factors, masks, NlsrOptions()).item() == 3 * 7
-    assert merged(factors, factors, masks, NlsrOptions(merge="code")).item() == 2 * 5 + 3 * 7
+    assert merged(factors, factors, masks, NlsrOptions()).product().item() == 3 * 7
+    assert merged(factors, factors, masks, NlsrOptions(merge="code")).product().item() == 2 * 5 + 3 * 7
 
 
 def drawn_factors() -> tuple[Factors, Tensor]:
