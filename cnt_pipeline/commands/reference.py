@@ -108,13 +108,19 @@ def _edit_card(row: EditRow) -> tuple[Facts, Options]:
         "what it does": row.words,
         "named in": f"{COMPARED_PLACE} of a study",
         "needs": ", ".join(("target", "donor", *row.needs)),
-        "reads": ", ".join(row.probes) or "weights alone",
+        "reads": _read(row),
         "scores": row.scores,
         "selects": row.selects,
         "edits": row.edits,
         **_fidelity(row.grade, row.source, row.deviations),
     }
     return facts, _options(row.options)
+
+
+def _read(row: EditRow) -> str:
+    """The probes of a row, in words."""
+    probes = ", ".join(row.probes) or "weights alone"
+    return probes if row.narrowed is None else f"{probes} (as far as its options need them)"
 
 
 def _fidelity(grade: str, source: str, deviations: str) -> Facts:

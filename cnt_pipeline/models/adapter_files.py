@@ -16,7 +16,7 @@ from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.architecture import Architecture
 from cnt_pipeline.models.architecture_table import read_json
 from cnt_pipeline.models.header import TensorInfo
-from cnt_pipeline.models.tensors import CheckpointIndex, read_safetensors
+from cnt_pipeline.models.tensors import CheckpointIndex, read_file_index
 
 ADAPTER = "adapter"
 """Folder of an artifact that holds an adapter."""
@@ -159,7 +159,7 @@ def read_adapter_header(folder: Path, base: CheckpointIndex, architecture: Archi
                 f"{folder / CONFIG} transforms layer {layer}, but the base has {architecture.layers} layers, counted "
                 "from 0: name the adapter's own base model"
             )
-    index = read_safetensors(folder, WEIGHTS)
+    index = read_file_index(folder / WEIGHTS)
     pairs: dict[str, dict[str, str]] = {}
     for name, info in index.tensors.items():
         module, factor = _parts(path, name)

@@ -29,10 +29,12 @@ __all__ = [
     "TensorInfo",
     "open_weights",
     "read_array",
+    "read_diagonal",
+    "read_entries",
+    "read_file_index",
     "read_index",
     "read_into",
     "read_rows",
-    "read_safetensors",
 ]
 
 SINGLE_FILE = "model.safetensors"
@@ -97,9 +99,9 @@ def read_index(folder: Path) -> CheckpointIndex:
     raise InputError(f"{folder} holds no {SINGLE_FILE}: give a folder written by save_pretrained")
 
 
-def read_safetensors(folder: Path, file: str) -> CheckpointIndex:
-    """The header of one safetensors file of any name in `folder`; raises `InputError` as `read_index`."""
-    return CheckpointIndex(folder, _read_header(folder, file), (file,))
+def read_file_index(path: Path) -> CheckpointIndex:
+    """The index of a single safetensors file, whatever its name; raises `InputError` as `read_index` does."""
+    return CheckpointIndex(path.parent, _read_header(path.parent, path.name), (path.name,))
 
 
 def _read_shards(folder: Path) -> CheckpointIndex:
@@ -161,6 +163,37 @@ def read_array(index: CheckpointIndex, name: str) -> torch.Tensor:
     with open_weights(index.path(info.file)) as stream:
         read_into(stream, info.begin, data)
     return _as_tensor(data, info, info.shape)
+
+
+def read_entries(index: CheckpointIndex, name: str, begin: int, end: int) -> torch.Tensor:
+    """The entries `begin` to `end` of one stored tensor, counted row after row, `[end - begin]` in its stored dtype.
+
+    Reads only their own bytes. Raises `InputError` as `read_array` does, and for entries outside the tensor.
+    """
+    info = index[name]
+    if not 0 <= begin <= end <= info.count:
+        raise InputError(f"{name} has {info.count} entries: {begin} to {end} are not among them")
+    data = bytearray((end - begin) * info.itemsize)
+    with open_weights(index.path(info.file)) as stream:
+        read_into(stream, info.begin + begin * info.itemsize, data)
+    return _as_tensor(data, info, (end - begin,))
+
+
+def read_diagonal(index: CheckpointIndex, name: str) -> torch.Tensor:
+    """The diagonal of a stored square matrix, `[rows]` in its stored dtype, reading nothing beside it.
+
+    Raises `InputError` as `read_array` does, and for a tensor that is no square matrix.
+    """
+    info = index[name]
+    if len(info.shape) != 2 or info.shape[0] != info.shape[1]:
+        raise InputError(f"{name} has the shape {list(info.shape)}: only a square matrix has a diagonal")
+    side, size = info.shape[0], info.itemsize
+    data = bytearray(side * size)
+    with open_weights(index.path(info.file)) as stream:
+        for row in range(side):
+            part = memoryview(data)[row * size : (row + 1) * size]
+            read_into(stream, info.begin + row * (side + 1) * size, part)
+    return _as_tensor(data, info, (side,))
 
 
 def read_rows(

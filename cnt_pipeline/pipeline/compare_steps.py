@@ -38,7 +38,7 @@ def compared_steps(study: Study, earlier: Sequence[Step]) -> list[Step]:
     if not edits:
         return []
     known = {step.key for step in earlier}
-    probes = dict.fromkeys(probe for edit in edits for probe in edit.row.probes)
+    probes = dict.fromkeys(probe for edit in edits for probe in edit.probes)
     steps = [probe_step(study, *probe.split("/")) for probe in probes if f"activation_caches/{probe}" not in known]
     for edit in edits:
         steps += _steps_of(study, edit)
@@ -55,7 +55,7 @@ def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
         {
             **pair(),
             **{name: model_input(name) for name in edit.row.needs},
-            **{probe: Input(f"activation_caches/{probe}") for probe in edit.row.probes},
+            **{probe: Input(f"activation_caches/{probe}") for probe in edit.probes},
             **_adapters_of(study, edit),
         },
         after=("models/pair",),

@@ -89,7 +89,7 @@ def _dimension(study: Study, edits: Sequence[ResolvedEdit], number: int) -> Iter
             {**models, "prompts": part_of(name, split)},
             after=("models/pair",),
         )
-    for probe in dict.fromkeys(probe for edit in edits for probe in edit.row.probes):
+    for probe in dict.fromkeys(probe for edit in edits for probe in edit.probes):
         measure, model = probe.split("/")
         taken = probe_step(study, measure, model)
         yield replace(
@@ -125,8 +125,8 @@ def _edited(study: Study, edit: ResolvedEdit, names: Sequence[str]) -> Iterator[
         {
             **pair(),
             **{model: model_input(model) for model in edit.row.needs},
-            **{probe: Input(f"activation_caches/{probe}") for probe in edit.row.probes},
-            **{f"{probe}/{kind}": Input(_probe_key(probe, name)) for probe in edit.row.probes for kind in KINDS},
+            **{probe: Input(f"activation_caches/{probe}") for probe in edit.probes},
+            **{f"{probe}/{kind}": Input(_probe_key(probe, name)) for probe in edit.probes for kind in KINDS},
             **before,
             **{f"masks/{other}": Input(checkpoint_key(edit.key, other), (MASKS,)) for other in earlier},
         },

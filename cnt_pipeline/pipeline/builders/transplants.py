@@ -148,7 +148,7 @@ def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
         BrokenArtifactError: a tensor changed that the method did not name.
     """
     chosen = _entry(context, context.step.key.removeprefix(f"transplants/{PREFIX}"))
-    source = _source(context, chosen.row)
+    source = _source(context, chosen)
     _, method = _rule(chosen.row)
     with measured() as cost:
         made = method(source, chosen.options, chosen.seed)
@@ -168,7 +168,7 @@ def edit_dimension(context: Context, folder: Path) -> Mapping[str, JSON]:
         InputError: as the method's `decide`.
     """
     chosen = _entry(context, context.step.key.removeprefix(f"transplants/{PREFIX}").split("/")[0])
-    source = _source(context, chosen.row)
+    source = _source(context, chosen)
     decide, method = _rule(chosen.row)
     earlier = [load_file(context.path(name, MASKS)) for name in context.inputs if name.startswith("masks/")]
     with measured() as cost:
@@ -192,15 +192,15 @@ def _rule(row: EditRow) -> tuple[Any, Any]:
     return getattr(found, "decide", None), getattr(found, name)
 
 
-def _source(context: Context, row: EditRow) -> Source:
+def _source(context: Context, chosen: ResolvedEdit) -> Source:
     """What an edit reads; its target is the input `checkpoint` where the step has one."""
-    models = {model: context.models.index(model) for model in ("target", "donor", *row.needs)}
+    models = {model: context.models.index(model) for model in ("target", "donor", *chosen.row.needs)}
     if "checkpoint" in context.inputs:
         models["target"] = read_index(context.inputs["checkpoint"].folder() / "model")
     probes = {
         name: artifact.folder()
         for name, artifact in context.inputs.items()
-        if any(name == probe or name.startswith(f"{probe}/") for probe in row.probes)
+        if any(name == probe or name.startswith(f"{probe}/") for probe in chosen.probes)
     }
     context.models.start_torch()
     return Source(context.models.architecture(), models, probes, _adapters(context))

@@ -9,10 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cnt_pipeline.study.schema import Kind
 from cnt_pipeline.transplants.edit.entries import output_blocks
+from cnt_pipeline.transplants.edit.moments import StoredRows, between
 from cnt_pipeline.transplants.edit.rows.entries import ActSvdOptions
 from cnt_pipeline.transplants.edit.source import Edits, Linear, Source
+
+COLUMNS = 1024
+"""Columns of a matrix that are edited, in float64, at a time."""
 
 
 def act_svd(source: Source, options: ActSvdOptions, seed: int) -> Edits:
@@ -26,20 +29,34 @@ def act_svd(source: Source, options: ActSvdOptions, seed: int) -> Edits:
 
 def _act_svd(source: Source, linear: Linear, options: ActSvdOptions) -> Tensor:
     weight, donor = source.weight("target", linear), source.weight("donor", linear)
-    kinds: list[Kind] = ["function", "utility"] if options.directions == "orthogonal" else ["function"]
-    roots = [input_root(source.moments("donor", kind, linear).second) for kind in kinds]
+    safe = source.moments("donor", "function", linear).second
+    plain = source.moments("donor", "utility", linear).second if options.directions == "orthogonal" else None
     for rows in output_blocks(linear):
-        outputs = donor[rows].double()
-        safety = output_directions(outputs @ roots[0], options.safety_rank)
-        change = -weight[rows].double()
-        if options.action == "copy":
-            change += outputs
-        change = safety @ (safety.T @ change)
-        if options.directions == "orthogonal":
-            utility = output_directions(outputs @ roots[1], options.utility_rank)
-            change -= utility @ (utility.T @ change)
-        weight[rows] += change.float()
+        given, part = donor[rows], weight[rows]
+        safety = weight_directions(given.double(), safe, options.safety_rank)
+        utility = None if plain is None else weight_directions(given.double(), plain, options.utility_rank)
+        for start in range(0, part.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            change = -part[:, columns].double()
+            if options.action == "copy":
+                change += given[:, columns]
+            change = safety @ (safety.T @ change)
+            if utility is not None:
+                change -= utility @ (utility.T @ change)
+            part[:, columns] += change.float()
+        weight[rows] = part
     return source.stored(linear, weight)
+
+
+def weight_directions(weight: Tensor, second: Tensor | StoredRows, share: float) -> Tensor:
+    """`output_directions` of a matrix `[out, in]` float64 whose inputs have the second moment `second` `[in, in]`.
+
+    A matrix with more inputs than outputs goes through W C W^T itself: a root of C would take many times its memory.
+    """
+    height, width = weight.shape
+    if height <= width:
+        return _leading(between(weight, second), share, height, width)[1]
+    return output_directions(weight @ input_root(second[:]), share)
 
 
 def input_root(second: Tensor) -> Tensor:
@@ -57,14 +74,19 @@ def output_directions(outputs: Tensor, share: float) -> Tensor:
     """
     height, width = outputs.shape
     if height <= width:
-        values, vectors = torch.linalg.eigh(outputs @ outputs.T)
-    else:
-        values, vectors = torch.linalg.eigh(outputs.T @ outputs)
-    alive = values > values[-1] * max(height, width) * torch.finfo(values.dtype).eps
-    count = min(max(1, round(share * height)), int(alive.sum()))
-    top: Tensor = vectors[:, len(values) - count :].flip(1)
-    if height <= width:
-        return top
+        return _leading(outputs @ outputs.T, share, height, width)[1]
+    values, top = _leading(outputs.T @ outputs, share, height, height)
     # Weak directions lose their right angles in the product, not the space that they span.
-    directions: Tensor = torch.linalg.qr(outputs @ top / values[len(values) - count :].flip(0).sqrt()).Q
+    directions: Tensor = torch.linalg.qr(outputs @ top / values.sqrt()).Q
     return directions
+
+
+def _leading(products: Tensor, share: float, outputs: int, longer: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of `products`, falling, and their vectors as columns: `share` of `outputs` of them.
+
+    One at least, and at most those above rounding in a matrix whose longer side is `longer`.
+    """
+    values, vectors = torch.linalg.eigh(products)
+    alive = values > values[-1] * longer * torch.finfo(values.dtype).eps
+    first = len(values) - min(max(1, round(share * outputs)), int(alive.sum()))
+    return values[first:].flip(0), vectors[:, first:].flip(1)

@@ -45,7 +45,8 @@ def _set_difference(source: Source, linear: Linear, options: SetDifferenceOption
     weight = source.weight("target", linear)
     if options.action == "zero":
         return source.stored(linear, weight.masked_fill_(mask, 0))
-    return source.stored(linear, torch.where(mask, source.weight("donor", linear), weight))
+    np.copyto(weight.numpy(), source.weight("donor", linear).numpy(), where=mask.numpy())
+    return source.stored(linear, weight)
 
 
 def _antidote(source: Source, linear: Linear, options: AntidoteOptions) -> Tensor:

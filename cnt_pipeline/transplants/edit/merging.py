@@ -1,14 +1,15 @@
 """Merging of checkpoints: task arithmetic (RESTA), TIES and DARE.
 
 All three work on stored tensors entry by entry, so layout, fused matrices and ties between tensors do not matter; a
-tensor that a checkpoint shares between modules is stored, and edited, once.
+tensor that a checkpoint shares between modules is stored, and edited, once. Task vectors are read block by block: what
+is held is the edited tensor, and once before it what trimming ranks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from cnt_pipeline.transplants.edit.rows.merging import (
     Tensors,
     TiesOptions,
 )
-from cnt_pipeline.transplants.edit.source import Edits, Source, generator
+from cnt_pipeline.transplants.edit.source import BLOCK, Edits, Source, generator
 
 MERGED = ("target", "donor")
 """The models whose task vectors are merged, in the order in which they are summed."""
@@ -36,9 +37,13 @@ def task_arithmetic(source: Source, options: TaskArithmeticOptions, seed: int) -
     """
 
     def edit(name: str) -> Tensor:
-        vector = difference(source, "donor", "base", name)
-        vector = drop(vector, options.density, options.rescale, generator(seed, f"donor/{name}"))
-        return source.tensor("target", name).add_(vector, alpha=options.gamma)
+        vector = TaskVector.of(source, "donor", name)
+        lot = generator(seed, f"donor/{name}")
+        made = source.tensor("target", name)
+        kept = dropped(vector, options.density, options.rescale, lot)
+        for part, block in zip(vector.parts, kept, strict=True):
+            made.view(-1)[part].add_(block, alpha=options.gamma)
+        return made
 
     return _edits(source, options.tensors, edit)
 
@@ -54,11 +59,9 @@ def ties(source: Source, options: TiesOptions, seed: int) -> Edits:
     densities = (options.target_density, options.donor_density)
 
     def edit(name: str) -> Tensor:
-        vectors = [
-            trim(difference(source, model, "base", name), density)
-            for model, density in zip(MERGED, densities, strict=True)
-        ]
-        return _onto_base(source, options, name, vectors)
+        vectors = _task_vectors(source, name)
+        kept = [trimmed(vector, len(vector), density) for vector, density in zip(vectors, densities, strict=True)]
+        return _onto_base(source, options, vectors[0], kept)
 
     return _edits(source, options.tensors, edit)
 
@@ -74,68 +77,141 @@ def dare(source: Source, options: DareOptions, seed: int) -> Edits:
     densities = (options.target_density, options.donor_density)
 
     def edit(name: str) -> Tensor:
-        vectors = [
-            drop(
-                difference(source, model, "base", name),
-                density,
-                options.rescale,
-                generator(seed, f"{model}/{name}"),
-            )
-            for model, density in zip(MERGED, densities, strict=True)
+        vectors = _task_vectors(source, name)
+        kept = [
+            dropped(vector, density, options.rescale, generator(seed, f"{vector.model}/{name}"))
+            for vector, density in zip(vectors, densities, strict=True)
         ]
-        return _onto_base(source, options, name, vectors)
+        return _onto_base(source, options, vectors[0], kept)
 
     return _edits(source, options.tensors, edit)
 
 
+@dataclass(frozen=True)
+class TaskVector:
+    """What a model has beyond the base model in one stored tensor, as blocks of entries, each float32.
+
+    Every iteration reads the models anew and gives blocks that the caller may overwrite.
+    """
+
+    source: Source
+    model: str
+    name: str
+
+    @classmethod
+    def of(cls, source: Source, model: str, name: str) -> "TaskVector":
+        """The task vector of a model that has the base model's shape.
+
+        Raises:
+            InputError: a model lacks the tensor, or model, base and target differ in its shape.
+        """
+        for one, other in ((model, "base"), ("target", "base")):
+            _same_shape(source, one, other, name)
+        return cls(source, model, name)
+
+    def __len__(self) -> int:
+        return self.source.models["base"][self.name].count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for part in self.parts:
+            block = self.source.entries(self.model, self.name, part)
+            yield block.sub_(self.source.entries("base", self.name, part))
+
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """Which entries of the tensor each block is of."""
+        return tuple(slice(begin, min(begin + BLOCK, len(self))) for begin in range(0, len(self), BLOCK))
+
+
 def difference(source: Source, model: str, origin: str, name: str) -> Tensor:
-    """A stored tensor of `model` minus that of `origin`: a task vector, float32 in the stored shape.
+    """A stored tensor of `model` minus that of `origin`, float32 in the stored shape.
 
     Raises:
         InputError: one of them lacks the tensor, or their shapes differ.
     """
-    weight, start = source.tensor(model, name), source.tensor(origin, name)
-    if weight.shape != start.shape:
-        raise InputError(
-            f"{name} is {list(weight.shape)} in the {model} model and {list(start.shape)} in the {origin} model; "
-            f"name models of one shape, or edit the weight matrices only (tensors: linear)"
-        )
-    return weight.sub_(start)
+    _same_shape(source, model, origin, name)
+    return source.tensor(model, name).sub_(source.tensor(origin, name))
 
 
 def trim(vector: Tensor, density: float) -> Tensor:
     """`vector` with all but its `int(density * size)` largest entries by magnitude, at least one, set to zero.
 
-    Of entries equal in magnitude at the limit the first in stored order stay.
+    Of entries equal in magnitude at the limit the first in stored order stay. Overwrites `vector`.
     """
-    if density >= 1:
-        return vector
-    size = vector.numel()
+    (kept,) = trimmed([vector.view(-1)], vector.numel(), density)
+    return kept.view_as(vector)
+
+
+def trimmed(vector: Iterable[Tensor], size: int, density: float) -> Iterator[Tensor]:
+    """`trim` of a vector of `size` entries that comes in blocks and can be gone through twice; overwrites them."""
+    if density >= 1 or not size:
+        return iter(vector)
     keep = max(1, int(density * size))
-    sizes = vector.abs().flatten()
+    magnitudes = torch.empty(size)
+    end = 0
+    for block in vector:
+        begin, end = end, end + len(block)
+        torch.abs(block, out=magnitudes[begin:end])
     # numpy selects in place, without the table of indices that torch builds
-    limit = float(np.partition(sizes.numpy(), size - keep)[size - keep])
-    kept = sizes > limit
-    kept[(sizes == limit).nonzero().flatten()[: keep - int(kept.sum())]] = True
-    return vector.mul_(kept.view_as(vector))
+    magnitudes.numpy().partition(size - keep)
+    top = magnitudes[size - keep :]
+    limit = float(top[0])
+    return _above(vector, limit, keep - int((top > limit).sum()))
+
+
+def _above(vector: Iterable[Tensor], limit: float, free: int) -> Iterator[Tensor]:
+    """Blocks with zeros in place of magnitudes below the limit, and of those at it but for the first `free`."""
+    for block in vector:
+        sizes = block.abs()
+        kept = sizes > limit
+        first = (sizes == limit).nonzero().flatten()[:free]
+        kept[first] = True
+        free -= len(first)
+        yield block.mul_(kept)
 
 
 def drop(vector: Tensor, density: float, rescale: Rescale, lot: torch.Generator) -> Tensor:
     """`vector` with each entry kept with probability `density`, else zero, and the rest rescaled.
 
     `density` divides by the density, `l1` restores the sum of absolute values (nothing where no entry is left).
+    Overwrites `vector`.
+    """
+    (kept,) = dropped([vector.view(-1)], density, rescale, lot)
+    return kept.view_as(vector)
+
+
+def dropped(vector: Iterable[Tensor], density: float, rescale: Rescale, lot: torch.Generator) -> Iterator[Tensor]:
+    """`drop` of a vector that comes in blocks and can be gone through twice; overwrites them.
+
+    What is drawn for an entry does not depend on the size of the blocks.
     """
     if density >= 1:
-        return vector
-    before = vector.abs().sum(dtype=torch.float64)
-    vector.mul_(torch.rand(vector.shape, generator=lot) < density)
+        return iter(vector)
+    if rescale == "none":
+        return _drawn(vector, density, lot, lambda block: block)
     if rescale == "density":
-        vector.div_(density)
-    elif rescale == "l1":
-        after = vector.abs().sum(dtype=torch.float64)
-        if after > 0:
-            vector.mul_(float(before / after))
-    return vector
+        return _drawn(vector, density, lot, lambda block: block.div_(density))
+    state = lot.get_state()
+    before = after = 0.0
+    for block in vector:
+        sizes = block.abs()
+        before += float(sizes.sum(dtype=torch.float64))
+        after += float(sizes.mul_(_lots(block, density, lot)).sum(dtype=torch.float64))
+    lot.set_state(state)
+    factor = before / after if after > 0 else 1.0
+    return _drawn(vector, density, lot, lambda block: block.mul_(factor))
+
+
+def _drawn(
+    vector: Iterable[Tensor], density: float, lot: torch.Generator, rescaled: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    for block in vector:
+        yield rescaled(block.mul_(_lots(block, density, lot)))
+
+
+def _lots(block: Tensor, density: float, lot: torch.Generator) -> Tensor:
+    """Which entries stay, bool `[entries]`."""
+    return torch.rand(block.shape, generator=lot) < density
 
 
 def merge(
@@ -168,11 +244,30 @@ def merge(
     return merged
 
 
-def _onto_base(source: Source, options: TiesOptions | DareOptions, name: str, vectors: Sequence[Tensor]) -> Tensor:
-    """The base model's tensor with the merged task vectors of `MERGED` added."""
+def _task_vectors(source: Source, name: str) -> list[TaskVector]:
+    """The task vectors of `MERGED`."""
+    return [TaskVector.of(source, model, name) for model in MERGED]
+
+
+def _onto_base(
+    source: Source, options: TiesOptions | DareOptions, like: TaskVector, vectors: Sequence[Iterable[Tensor]]
+) -> Tensor:
+    """The base model's tensor with the merged task vectors of `MERGED`, in the blocks of `like`, added."""
     weights = (options.target_weight, options.donor_weight)
-    merged = merge(vectors, weights, options.majority_sign_method, options.normalize)
-    return source.tensor("base", name).add_(merged, alpha=options.scale)
+    made = source.tensor("base", like.name)
+    for part, *blocks in zip(like.parts, *vectors, strict=True):
+        merged = merge(blocks, weights, options.majority_sign_method, options.normalize)
+        made.view(-1)[part].add_(merged, alpha=options.scale)
+    return made
+
+
+def _same_shape(source: Source, model: str, other: str, name: str) -> None:
+    ours, theirs = (source.models[one][name].shape for one in (model, other))
+    if ours != theirs:
+        raise InputError(
+            f"{name} is {list(ours)} in the {model} model and {list(theirs)} in the {other} model; "
+            f"name models of one shape, or edit the weight matrices only (tensors: linear)"
+        )
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

@@ -18,11 +18,9 @@ from torch import Tensor
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.adapters import Adapters
 from cnt_pipeline.transplants.edit.lora_factors import Factors, aligned, cosine, difference, factor, has_own, own
+from cnt_pipeline.transplants.edit.moments import StoredRows, between
 from cnt_pipeline.transplants.edit.rows.nlsr import NlsrOptions
 from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, Linear, Source, generator
-
-BLOCK = 1024
-"""Rows of a second moment that are held in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -169,14 +167,14 @@ def similarity(source: Source, options: NlsrOptions, linear: Linear) -> float | 
     return cosine(_under(donor, masks), _under(_target(source, options, linear, donor), masks))
 
 
-def critical_entries(donor: Factors, second: Tensor, options: NlsrOptions) -> Masks:
+def critical_entries(donor: Factors, second: Tensor | StoredRows, options: NlsrOptions) -> Masks:
     """Masks of the donor's factors from the second moments `[in, in]` of the matrix's inputs on safe answers.
 
     The left singular vectors of `W X` are the eigenvectors of `W C W^T`, `C` the second moment of the inputs: X for the
     factor A, `A X` for the factor B, whose second moment is `A C A^T`.
     """
     count = options.directions(donor.rank)
-    inner_second = _between(donor.a, second)
+    inner_second = between(donor.a, second)
     values, vectors = torch.linalg.eigh(inner_second)
     root = vectors * values.clamp(min=0).sqrt()
     output = torch.linalg.svd(donor.b @ root, full_matrices=False).U
@@ -267,15 +265,6 @@ def _under(factors: Factors, masks: Masks) -> Factors:
 def _projected(weight: Tensor, directions: Tensor) -> Tensor:
     """`weight` `[out, in]` within the span of orthonormal `directions` `[out, count]`."""
     return directions @ (directions.T @ weight)
-
-
-def _between(weight: Tensor, second: Tensor) -> Tensor:
-    """`weight second weight^T` in float64, a block of rows of `second` at a time: it may be large."""
-    total = weight.new_zeros(len(weight), len(weight))
-    for start in range(0, len(second), BLOCK):
-        rows = slice(start, start + BLOCK)
-        total += weight[:, rows] @ (second[rows].to(weight.dtype) @ weight.T)
-    return (total + total.T) / 2
 
 
 def _largest(values: Tensor, options: NlsrOptions) -> Tensor:

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnt_pipeline.activation_caches.schema import STATISTICS
 from cnt_pipeline.activation_caches.statistics import Key, Moments, from_table
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.study.schema import Kind
+
+BATCH = 1 << 14
+"""Neurons whose statistics are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,14 @@ def read_statistics(folder: Path, families: Sequence[str], kinds: Sequence[Kind]
     Raises:
         InputError: the cache lacks one of the families or kinds.
     """
-    wanted = [("family", "in", list(families)), ("role", "in", list(kinds))]
-    table = pq.read_table(folder / STATISTICS, filters=wanted)
+    asked = {"family": pa.array(list(families)), "role": pa.array(list(kinds))}
+    with pq.ParquetFile(folder / STATISTICS, read_dictionary=list(asked)) as file:
+        # Batch by batch: a model has millions of neurons, of which a method reads some families only.
+        parts = []
+        for part in file.iter_batches(BATCH):
+            found = [pc.is_in(part[column], value_set=values) for column, values in asked.items()]
+            parts.append(part.filter(pc.and_(*found)))
+        table = pa.Table.from_batches(parts, file.schema_arrow)
     statistics = from_table(table) if len(table) else {}
     present = {(kind, family) for kind, _, family in statistics}
     for kind in kinds:

@@ -1,8 +1,9 @@
 """What a method that edits weight matrices is, as data."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -26,8 +27,9 @@ class FactorOptions(Block):
 class EditRow:
     """One method of the table.
 
-    `needs`: models beside target and donor (`base`, the model before alignment). `probes`: what it reads of activations
-    or gradients, as `<probe>/<model>` (`moments/donor`). `scores`, `selects`, `edits`: its rules in a few words.
+    `needs`: models beside target and donor (`base`, the model before alignment). `probes`: what it can read of
+    activations or gradients, as `<probe>/<model>` (`moments/donor`); `narrowed` gives those of them that it reads with
+    some options, where it is not all. `scores`, `selects`, `edits`: its rules in a few words.
     `function`: `module:name` of its edit under `cnt_pipeline.transplants.edit`. `options`: what a study may set, with
     its defaults. `words`: the formula in words; `deviations`: where and why it departs from the source. `grade` says
     how its source is known (methods.md): A read, B reimplemented, C second-hand, I ours. `continual` says that it works
@@ -48,7 +50,22 @@ class EditRow:
     needs: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     continual: bool = False
+    narrowed: Callable[[Any], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(f"a method cannot be called '{self.name}'")
+
+    def reads(self, options: Block) -> tuple[str, ...]:
+        """The probes that the method reads with these options of its own.
+
+        Raises:
+            ValueError: the row reads a probe that it does not declare.
+        """
+        if self.narrowed is None:
+            return self.probes
+        probes = self.narrowed(options)
+        undeclared = [probe for probe in probes if probe not in self.probes]
+        if undeclared:
+            raise ValueError(f"{self.name} reads {undeclared[0]}, which its row does not declare")
+        return probes

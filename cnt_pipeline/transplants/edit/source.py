@@ -5,7 +5,7 @@ matrices) and answers with a recipe for each tensor that it changes; the writer 
 no method holds a checkpoint.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import Tensor
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.adapters import Adapters
 from cnt_pipeline.models.architecture import Architecture, Matrix
-from cnt_pipeline.models.tensors import CheckpointIndex, read_array
+from cnt_pipeline.models.tensors import CheckpointIndex, read_entries, read_file_index
 from cnt_pipeline.study.schema import Kind
+from cnt_pipeline.transplants.edit.moments import Moments
 
 Edits = Mapping[str, Callable[[], Tensor]]
 """By name of the changed tensor: what it becomes, float32 in the layout in which it is stored."""
@@ -32,6 +33,9 @@ class AdapterEdits:
 
 
 FLOATS = ("F32", "BF16", "F16")
+
+BLOCK = 1 << 18
+"""Entries of a stored tensor that are converted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +56,6 @@ class Linear:
     def transposed(self) -> bool:
         """Whether the tensor is stored `[in, out]`."""
         return self.matrices[0].transposed
-
-
-@dataclass(frozen=True)
-class Moments:
-    """What a probe summed of one module's inputs over tokens, each example's answer counting the same.
-
-    `second` `[in, in]` is the mean of x x^T, `mean` `[in]` that of x; `tokens` is how many were read. Float32.
-    """
-
-    mean: Tensor
-    second: Tensor
-    tokens: int
-
-    @property
-    def norms(self) -> Tensor:
-        """Root mean square of every input, `[in]`: `||X_j||_2` up to the square root of the number of tokens."""
-        return self.second.diagonal().clamp(min=0).sqrt()
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of every input over tokens, `[in]`."""
-        return (self.second.diagonal() - self.mean.square()).clamp(min=0)
 
 
 class Source:
@@ -99,6 +81,7 @@ class Source:
         self.models = models
         self.probes = probes or {}
         self.adapters = adapters or {}
+        self._indices: dict[Path, CheckpointIndex] = {}
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
@@ -121,7 +104,15 @@ class Source:
         Raises:
             InputError: the model has no such tensor.
         """
-        return read_array(self.models[model], name).float()
+        return _read_float32(self.models[model], name)
+
+    def entries(self, model: str, name: str, part: slice) -> Tensor:
+        """The entries of a model's tensor from `part.start` to `part.stop`, counted row after row, in float32.
+
+        Raises:
+            InputError: the model has no such tensor, or not so many entries.
+        """
+        return read_entries(self.models[model], name, part.start, part.stop).float()
 
     def shape(self, linear: Linear) -> tuple[int, int]:
         """Outputs and inputs of a matrix."""
@@ -143,7 +134,7 @@ class Source:
         Raises:
             InputError: the probe was not run on this model.
         """
-        return read_moments(self.probe("moments", model, kind) / f"{kind}.safetensors", linear.module)
+        return Moments(self._measured("moments", model, kind), linear.module)
 
     def saliency(self, model: str, kind: Kind, linear: Linear) -> Tensor:
         """Mean over prompts of `|W o dL/dW|` (SNIP), `[out, in]`, L the NLL of the model's answers.
@@ -151,7 +142,7 @@ class Source:
         Raises:
             InputError: the probe was not run on this model.
         """
-        values = _read(self.probe("saliency", model) / f"{kind}.safetensors", (linear.tensor,))[0].float()
+        values = _read_float32(self._measured("saliency", model, kind), linear.tensor)
         return values.T.contiguous() if linear.transposed else values
 
     def probe(self, probe: str, model: str, kind: Kind | None = None) -> Path:
@@ -165,18 +156,23 @@ class Source:
         except KeyError:
             raise InputError(f"the method reads the probe {probe} of the model {model}, which was not run") from None
 
+    def _measured(self, probe: str, model: str, kind: Kind) -> CheckpointIndex:
+        """The index of a probe's file, read once: it names every matrix of the model."""
+        path = self.probe(probe, model, kind) / f"{kind}.safetensors"
+        if path not in self._indices:
+            self._indices[path] = read_file_index(path)
+        return self._indices[path]
 
-def read_moments(path: Path, module: str) -> Moments:
-    """The moments of one module from a probe's file (`<module>.mean`, `<module>.second`, `<module>.tokens`)."""
-    mean, second, tokens = _read(path, (f"{module}.mean", f"{module}.second", f"{module}.tokens"))
-    return Moments(mean.float(), second.float(), int(tokens))
 
-
-def _read(path: Path, names: Sequence[str]) -> list[Tensor]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return [file.get_tensor(name) for name in names]
+def _read_float32(index: CheckpointIndex, name: str) -> Tensor:
+    """A stored tensor in float32, converted block by block, so that no copy in its stored dtype is held beside it."""
+    info = index[name]
+    whole = torch.empty(info.shape)
+    flat = whole.view(-1)
+    for begin in range(0, info.count, BLOCK):
+        end = min(begin + BLOCK, info.count)
+        flat[begin:end] = read_entries(index, name, begin, end)
+    return whole
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -27,6 +27,11 @@ class ResolvedEdit:
     seed: int
     key: str
 
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """What it reads of activations or gradients, as `<probe>/<model>`."""
+        return self.row.reads(self.options)
+
 
 def resolve_edits(study: Study) -> tuple[ResolvedEdit, ...]:
     """The edits that a study's leaderboard asks for, in the order written, each seed by itself.

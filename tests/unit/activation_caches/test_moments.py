@@ -19,7 +19,8 @@ from cnt_pipeline.models.architecture import Architecture, read_architecture
 from cnt_pipeline.models.load import load_model
 from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.models.tensors import read_index
-from cnt_pipeline.transplants.edit.source import Source, read_moments
+from cnt_pipeline.transplants.edit.moments import read_moments
+from cnt_pipeline.transplants.edit.source import Source
 from tests.unit.activation_caches.conftest import examples
 from tests.unit.models.conftest import Tiny, build, tiny, tiny_models  # noqa: F401
 
@@ -132,8 +133,10 @@ def test_the_file_holds_every_module_as_an_edit_reads_it(tiny: Tiny, tmp_path: P
         expected = input_moments(model, architecture, kept, 4)
         for linear in source.linears:
             moments = source.moments("target", kind, linear)  # type: ignore[arg-type]
-            assert moments.second.shape == (source.weight("target", linear).shape[1],) * 2
-            assert torch.equal(moments.second, expected[f"{linear.module}.second"])
+            second = moments.second[:]
+            assert second.shape == (source.weight("target", linear).shape[1],) * 2
+            assert torch.equal(second, expected[f"{linear.module}.second"])
+            assert torch.equal(moments.squares, second.diagonal())
             assert torch.equal(moments.mean, expected[f"{linear.module}.mean"])
             assert moments.tokens == sum(example.answer_length for example in kept)
 
@@ -189,5 +192,7 @@ def test_modules_of_a_probe_file_are_read_one_by_one(tmp_path: Path) -> None:
     written = {"m.mean": torch.randn(3), "m.second": torch.randn(3, 3), "m.tokens": torch.tensor(11)}
     write_tensors(written, tmp_path / "function.safetensors")
     read = read_moments(tmp_path / "function.safetensors", "m")
-    assert torch.equal(read.mean, written["m.mean"]) and torch.equal(read.second, written["m.second"])
+    assert torch.equal(read.mean, written["m.mean"]) and torch.equal(read.second[:], written["m.second"])
+    assert torch.equal(read.second[1:], written["m.second"][1:]) and len(read.second) == 3
+    assert torch.equal(read.squares, written["m.second"].diagonal())
     assert read.tokens == 11

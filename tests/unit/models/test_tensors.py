@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.models.tensors import read_array, read_index, read_rows
+from cnt_pipeline.models.tensors import (
+    read_array,
+    read_diagonal,
+    read_entries,
+    read_file_index,
+    read_index,
+    read_rows,
+)
 
 FLOATS = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -86,6 +93,30 @@ def test_shards_read_as_one_checkpoint(tmp_path: Path, tensors: dict[str, torch.
 def test_positions_outside_the_tensor_are_refused(folder: Path, positions: list[int], axis: int) -> None:
     with pytest.raises(InputError, match=r"layer\.0"):
         read_rows(read_index(folder), "layer.0", positions, axis)
+
+
+def test_entries_are_counted_row_after_row(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    index = read_index(folder)
+    for name, tensor in tensors.items():
+        flat = tensor.reshape(-1)
+        for begin, end in ((0, len(flat)), (len(flat) // 3, len(flat)), (0, 0)):
+            assert torch.equal(read_entries(index, name, begin, end), flat[begin:end])
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-1, 3), (0, 36), (4, 3)])
+def test_entries_outside_the_tensor_are_refused(folder: Path, begin: int, end: int) -> None:
+    with pytest.raises(InputError, match=r"layer\.0 has 35 entries"):
+        read_entries(read_index(folder), "layer.0", begin, end)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_diagonal_of_a_file_of_any_name_is_read_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    square = torch.randn(11, 11).to(dtype)
+    save_file({"before": torch.randn(3), "square": square, "wide": torch.randn(2, 3)}, tmp_path / "some.safetensors")
+    index = read_file_index(tmp_path / "some.safetensors")
+    assert torch.equal(read_diagonal(index, "square"), square.diagonal())
+    with pytest.raises(InputError, match=r"wide has the shape \[2, 3\]: only a square"):
+        read_diagonal(index, "wide")
 
 
 def test_an_absent_tensor_is_refused_by_name(folder: Path) -> None:

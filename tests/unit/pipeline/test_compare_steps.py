@@ -1,6 +1,7 @@
 """The leaderboard's part of the graph: what an entry adds, and what it leaves alone."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS
 from cnt_pipeline.pipeline.step import Input, Step
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.study.schema import Study
+from cnt_pipeline.transplants.edit.row import EditRow
 from cnt_pipeline.transplants.edit.table import EDITS, resolve_edits
 
 STUDY = """
@@ -59,6 +61,36 @@ def test_a_further_method_adds_its_own_steps_and_changes_the_leaderboard_alone()
 def test_a_probe_that_several_methods_read_is_taken_once() -> None:
     steps = [step.key for step in steps_of(study("nlsr", "fgsn", "set_difference"))]
     assert steps.count("activation_caches/moments/donor") == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "taken"),
+    [
+        ("set_difference", {"moments"}),
+        ({"method": "set_difference", "options": {"score": "snip"}}, {"saliency"}),
+        ("fgsn", {"moments", "hidden_state"}),
+        ({"method": "fgsn_zero", "options": {"layers": [0]}}, {"moments"}),
+    ],
+)
+def test_an_entry_takes_only_the_probes_that_its_options_read(entry: Any, taken: set[str]) -> None:
+    plain, steps = by_key(), by_key(entry)
+    probes = {f"activation_caches/{probe}/donor" for probe in taken}
+    assert {key for key in set(steps) - set(plain) if key.startswith("activation_caches/")} == probes
+    (edit,) = (step for step in steps.values() if step.builder == "transplants.edit")
+    assert {source.step for source in edit.inputs.values() if source.step.startswith("activation_caches/")} == probes
+
+
+@pytest.mark.parametrize("row", EDITS.values(), ids=list(EDITS))
+def test_every_probe_of_a_row_is_known_and_those_read_by_default_are_among_them(row: EditRow) -> None:
+    assert {probe.split("/")[0] for probe in row.probes} <= {"moments", "saliency", "activation", "hidden_state"}
+    assert set(row.reads(row.options())) <= set(row.probes)
+
+
+def test_a_row_that_reads_a_probe_it_does_not_declare_is_refused() -> None:
+    row = replace(EDITS["set_difference"], probes=("moments/donor",))
+    assert row.reads(row.options()) == ("moments/donor",)
+    with pytest.raises(ValueError, match="reads saliency/donor, which its row does not declare"):
+        row.reads(row.options.model_validate({"score": "snip"}))
 
 
 def test_a_probe_that_the_study_asks_for_itself_is_shared() -> None:

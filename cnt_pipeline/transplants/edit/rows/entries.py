@@ -58,6 +58,11 @@ class SafePatchingOptions(Block):
     scale: Positive = Field(1.0, description="how much of the patch is added")
 
 
+def _read_by_score(options: SetDifferenceOptions) -> tuple[str, ...]:
+    """The one probe of which a score is made."""
+    return {"wanda": ("moments/donor",), "snip": ("saliency/donor",)}[options.score]
+
+
 ROWS = (
     EditRow(
         name="set_difference",
@@ -79,6 +84,7 @@ ROWS = (
             "shares are ours: the source sweeps them. A fused matrix counts as one per family."
         ),
         probes=("moments/donor", "saliency/donor"),
+        narrowed=_read_by_score,
     ),
     EditRow(
         name="act_svd",

@@ -86,6 +86,12 @@ DEVIATIONS = (
     "ranked together. "
 )
 
+
+def _read_with_layers(options: FgsnZeroOptions) -> tuple[str, ...]:
+    """Hidden states only find the safety layers: they are not read where the study names those."""
+    return ("moments/donor",) if options.layers else ("moments/donor", "hidden_state/donor")
+
+
 ROWS = (
     EditRow(
         name="fgsn",
@@ -107,6 +113,7 @@ ROWS = (
         needs=("base",),
         probes=("moments/donor", "hidden_state/donor"),
         continual=True,
+        narrowed=_read_with_layers,
     ),
     EditRow(
         name="fgsn_zero",
@@ -125,5 +132,6 @@ ROWS = (
         needs=("base",),
         probes=("moments/donor", "hidden_state/donor"),
         continual=True,
+        narrowed=_read_with_layers,
     ),
 )

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.tensors import read_index
+from cnt_pipeline.transplants.edit import merging
 from cnt_pipeline.transplants.edit.merging import dare, drop, merge, task_arithmetic, ties, trim
 from cnt_pipeline.transplants.edit.rows.merging import ROWS, DareOptions, TaskArithmeticOptions, TiesOptions
 from cnt_pipeline.transplants.edit.source import Source
@@ -124,6 +126,36 @@ def test_ties_is_trim_elect_and_disjoint_merge(
         base = stored(source, "base", name)
         expected = base + np.array(agreed(columns, weights, method, normalize, scale)).reshape(base.shape)
         assert error(cook(), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (task_arithmetic, TaskArithmeticOptions(density=0.4, rescale="none")),
+        (ties, TiesOptions(target_density=0.3, donor_density=1.0)),
+        (dare, DareOptions(target_density=0.5, majority_sign_method="total")),
+    ],
+)
+def test_the_size_of_blocks_changes_no_bit(
+    source: Source, method: Any, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {name: cook() for name, cook in method(source, options, 6).items()}
+    monkeypatch.setattr(merging, "BLOCK", 7)
+    assert all(torch.equal(cook(), whole[name]) for name, cook in method(source, options, 6).items())
+
+
+def test_the_size_of_blocks_changes_an_l1_rescale_by_rounding_alone(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, options = linears(source)[0], TaskArithmeticOptions(density=0.4, rescale="l1")
+    whole = task_arithmetic(source, options, 6)[name]()
+    monkeypatch.setattr(merging, "BLOCK", 7)
+    assert torch.allclose(task_arithmetic(source, options, 6)[name](), whole, rtol=1e-6, atol=1e-7)
+
+
+def test_ties_at_the_limit_stay_in_stored_order_across_blocks() -> None:
+    blocks = [torch.tensor([1.0, -2.0]), torch.tensor([2.0, 2.0, 3.0])]
+    assert [block.tolist() for block in merging.trimmed(blocks, 5, 0.6)] == [[0.0, -2.0], [2.0, 0.0, 3.0]]
 
 
 def test_ties_does_not_draw(source: Source) -> None:

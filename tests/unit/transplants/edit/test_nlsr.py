@@ -15,6 +15,7 @@ from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.transplants.edit import moments
 from cnt_pipeline.transplants.edit import nlsr as module
 from cnt_pipeline.transplants.edit.lora_factors import Factors
 from cnt_pipeline.transplants.edit.nlsr import (
@@ -242,7 +243,7 @@ def test_masks_depend_on_what_the_inputs_are() -> None:
 
 def test_the_size_of_blocks_changes_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = critical_entries(*drawn_factors(), NlsrOptions())
-    monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(moments, "BLOCK", 7)
     blocks = critical_entries(*drawn_factors(), NlsrOptions())
     assert torch.equal(whole.a, blocks.a)
     assert torch.equal(whole.b, blocks.b)
