@@ -77,8 +77,11 @@ def growth(root: Path, probes: dict[str, str], case: str) -> int:
 
 
 def _load_libraries(probes: dict[str, str]) -> None:
-    """Run once what loads code on its first use, which is no part of what a method holds."""
+    """Run once what loads code or takes working space on its first use, which is no part of what a method holds."""
     torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.float64):
+        wide = torch.ones(1536, 1536, dtype=dtype)
+        wide @ wide
     some = torch.eye(9, dtype=torch.float64)
     torch.linalg.eigh(some @ some), torch.linalg.svd(some), torch.linalg.qr(some)
     read_gaps(Path(probes["hidden_state/donor"]))
