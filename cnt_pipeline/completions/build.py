@@ -1,6 +1,6 @@
 """Ask a model a prompt set: greedy answers, likelihoods of references and choices, and distance from the target."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,7 +140,28 @@ def compare_with_itself(rows: Sequence[Completion]) -> list[Completion]:
 
 
 @torch.inference_mode()
-def compare_with_target(
+def agree_with_target(
+    model: nn.Module,
+    encoded: EncodedSet,
+    rows: list[Completion],
+    target_rows: Sequence[Completion],
+    batch_size: int,
+) -> list[Completion]:
+    """`rows` with the share of the target's answer tokens that the model puts first: the target's own first choices.
+
+    Filled in where that is what utility rests on: prompts that have neither answers nor a reference.
+    """
+    asked = [i for i, prompt in enumerate(encoded.prompts) if not prompt.answers and not prompt.reference]
+    agreed = list(rows)
+    for batch in _answered_by_target(model, encoded, target_rows, asked, batch_size):
+        first = (teacher.answer_logits(model, batch).argmax(-1) == batch.answer).float()
+        for place, share in zip(batch.members, teacher.per_example(first, batch).tolist(), strict=True):
+            agreed[asked[place]] = replace(agreed[asked[place]], target_agreement=share)
+    return agreed
+
+
+@torch.inference_mode()
+def measure_distance(
     model: nn.Module,
     target: nn.Module,
     encoded: EncodedSet,
@@ -148,18 +169,25 @@ def compare_with_target(
     target_rows: Sequence[Completion],
     batch_size: int,
 ) -> list[Completion]:
-    """`rows` with the distance from the target on the target's own answers filled in."""
-    examples = [
-        Example(tokens + row.token_ids, len(tokens)) for tokens, row in zip(encoded.tokens, target_rows, strict=True)
-    ]
-    compared = list(rows)
-    for batch in teacher.batches(examples, batch_size, teacher.device_of(model), teacher.pad_of(model)):
+    """`rows` with the NLL of the target's answers and the KL divergence from the target on them, in nats per token.
+
+    Two passes over all prompts: asked for by name (`target_kl`), not as a matter of course.
+    """
+    measured = list(rows)
+    for batch in _answered_by_target(model, encoded, target_rows, range(len(rows)), batch_size):
         ours = teacher.answer_logits(model, batch).log_softmax(-1)
         theirs = teacher.answer_logits(target, batch).log_softmax(-1)
         nll = -ours.gather(1, batch.answer.unsqueeze(1)).squeeze(1)
         kl = (theirs.exp() * (theirs - ours)).sum(-1)
-        agreement = (ours.argmax(-1) == theirs.argmax(-1)).float()
-        columns = [teacher.per_example(values, batch).tolist() for values in (nll, kl, agreement)]
-        for i, one, two, three in zip(batch.members, *columns, strict=True):
-            compared[i] = replace(compared[i], target_nll=one, target_kl=max(two, 0.0), target_agreement=three)
-    return compared
+        columns = [teacher.per_example(values, batch).tolist() for values in (nll, kl)]
+        for i, one, two in zip(batch.members, *columns, strict=True):
+            measured[i] = replace(measured[i], target_nll=one, target_kl=max(two, 0.0))
+    return measured
+
+
+def _answered_by_target(
+    model: nn.Module, encoded: EncodedSet, target_rows: Sequence[Completion], asked: Sequence[int], batch_size: int
+) -> Iterator[teacher.Batch]:
+    """The prompts numbered `asked`, each with the target's answer."""
+    examples = [Example(encoded.tokens[i] + target_rows[i].token_ids, len(encoded.tokens[i])) for i in asked]
+    return teacher.batches(examples, batch_size, teacher.device_of(model), teacher.pad_of(model))

@@ -72,8 +72,8 @@ DIMENSIONS_SCHEMA = pa.schema(
 last, with the `rows` of weight matrices that it added, of which `shared` were edited for an earlier one before.
 """
 
-WORTH_ASKING = 0.3
-"""Recovery from which the frontier asks misfires, utility and coherence too: below, nobody would use the transplant."""
+WORTH_ASKING = 0.5
+"""Recovery from which the frontier asks misfires, utility and coherence too: the least that the report looks up."""
 
 FRONTIER_SCHEMA = pa.schema(
     [

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
+from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech, tested_speech
 from cnt_pipeline.study.schema import KINDS, TRAIN, AdapterSource, Effect, ModelSource, Study
 from cnt_pipeline.transplants.methods import ResolvedMethod
 
@@ -78,7 +78,7 @@ def baseline_completions(study: Study) -> list[Step]:
             Step(
                 f"completions/donor/{split}",
                 "completions.of_donor",
-                speech(study),
+                tested_speech(study) if split == "test" else speech(study),
                 {**pair(), "prompts": prompts_of(split), "target_completions": said_by("target", split)},
             )
         )

@@ -8,7 +8,17 @@ from cnt_pipeline import measures
 from cnt_pipeline.measures.metrics import MISFIRES, metrics_of, versions
 from cnt_pipeline.pipeline.find_steps import SHARDS, TRAINING, caches_of, effects_of
 from cnt_pipeline.pipeline.places import source_name
-from cnt_pipeline.pipeline.step import SUBJECTS, Input, Step, model_input, pair, prompts_of, said_by, speech
+from cnt_pipeline.pipeline.step import (
+    SUBJECTS,
+    Input,
+    Step,
+    model_input,
+    pair,
+    prompts_of,
+    said_by,
+    speech,
+    tested_speech,
+)
 from cnt_pipeline.prompt_sets.sources import label
 from cnt_pipeline.study.schema import LoraSft, Study
 from cnt_pipeline.transplants.methods import LEARNING, READS_SCORING, ResolvedMethod
@@ -117,7 +127,7 @@ def final_completions(study: Study) -> list[Step]:
         Step(
             "completions/transplant/test",
             "completions.of_transplant",
-            speech(study),
+            tested_speech(study),
             {"target": model_input("target"), "checkpoint": Input("transplants/checkpoint", ("model/*",)), **shared},
         )
     ]
@@ -126,7 +136,7 @@ def final_completions(study: Study) -> list[Step]:
             Step(
                 f"completions/control_{control}/test",
                 "completions.of_control",
-                speech(study),
+                tested_speech(study),
                 {**pair(), "controls": Input("transplants/controls", (f"{control}.parquet",)), **shared},
             )
         )

@@ -85,6 +85,11 @@ def speech(study: Study) -> dict[str, Any]:
     return {"generation": study.generation.model_dump(mode="json"), "dtype": study.dtype}
 
 
+def tested_speech(study: Study) -> dict[str, Any]:
+    """The slice of whatever answers the test prompts, where the study asks for it with the distance from the target."""
+    return {**speech(study), **({"target_kl": True} if "target_kl" in study.evaluate else {})}
+
+
 def prompts_of(split: str, *kinds: str) -> Input:
     """Prompt files of one split; all kinds by default."""
     return Input("prompt_sets/roles", tuple(f"{split}.{kind}.parquet" for kind in kinds or ("*",)))

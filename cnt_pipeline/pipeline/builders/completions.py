@@ -9,11 +9,12 @@ import polars as pl
 
 from cnt_pipeline.completions.build import (
     EncodedSet,
+    agree_with_target,
     compare_with_itself,
-    compare_with_target,
     complete,
     context_length,
     encode_set,
+    measure_distance,
 )
 from cnt_pipeline.completions.schema import Completion, file_name, read_completions, write_completions
 from cnt_pipeline.measures.metrics import refuse_unjudged
@@ -38,13 +39,13 @@ def of_target(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 def of_donor(context: Context, folder: Path) -> Mapping[str, JSON]:
     """What the donor says, compared with the target."""
-    return _ask(context, folder, context.models.model("donor"), [nullcontext()], context.models.model("target"))
+    return _ask(context, folder, context.models.model("donor"), [nullcontext()])
 
 
 def of_transplant(context: Context, folder: Path) -> Mapping[str, JSON]:
     """What the written checkpoint says, loaded from its files as a user would."""
     checkpoint = context.inputs["checkpoint"].folder() / "model"
-    return _ask(context, folder, context.models.load(checkpoint), [nullcontext()], context.models.model("target"))
+    return _ask(context, folder, context.models.load(checkpoint), [nullcontext()])
 
 
 def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -56,8 +57,7 @@ def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
         swap.folded(gates_of(part, swap.architecture, device_of(swap.model)))
         for _, part in neurons.group_by("variant", maintain_order=True)
     ]
-    target = context.models.load(context.models.folder("target"))
-    return _ask(context, folder, swap.model, variants, target)
+    return _ask(context, folder, swap.model, variants)
 
 
 def asked_kinds(context: Context) -> Sequence[Kind]:
@@ -77,14 +77,13 @@ def read_said(context: Context, name: str, kinds: Iterable[Kind] = KINDS) -> dic
     return {kind: read_completions(context.path(name, file_name(kind))) for kind in kinds}
 
 
-def _ask(
-    context: Context, folder: Path, model: Any, variants: Sequence[Variant], target: Any = None
-) -> Mapping[str, JSON]:
+def _ask(context: Context, folder: Path, model: Any, variants: Sequence[Variant]) -> Mapping[str, JSON]:
     _, subject, split = context.step.key.split("/")
     counts: dict[str, JSON] = {}
     kinds = asked_kinds(context)
     sets = {kind: encoded_set(context, model, split, kind) for kind in kinds}  # type: ignore[arg-type]
     rows: dict[Kind, list[Completion]] = {kind: [] for kind in kinds}
+    target = _measured_against(context, model)
     for number, variant in enumerate(variants):
         with variant:
             for kind, encoded in sets.items():
@@ -98,13 +97,27 @@ def _ask(
                     report=context.report,
                     what=f"{subject} answers {kind} prompts",
                 )
-                if kind == "utility" and target is None:
-                    said = compare_with_itself(said)
-                elif kind == "utility":
-                    theirs = read_said(context, "target_completions", [kind])[kind]
-                    said = compare_with_target(model, target, encoded, said, theirs, context.batch_size)
-                rows[kind] += said
+                rows[kind] += _compared(context, model, target, encoded, said) if kind == "utility" else said
     for kind, said in rows.items():
         write_completions(said, folder / file_name(kind))
         counts[kind] = len(said)
     return {"rows": counts}
+
+
+def _measured_against(context: Context, model: Any) -> Any:
+    """The target, where the step's metrics ask how far from it the model is; a copy where `model` is that."""
+    if "target_completions" not in context.inputs or not context.step.slice.get("target_kl"):
+        return None
+    target = context.models.model("target")
+    return context.models.load(context.models.folder("target")) if target is model else target
+
+
+def _compared(
+    context: Context, model: Any, target: Any, encoded: EncodedSet, said: list[Completion]
+) -> list[Completion]:
+    """Answers to utility prompts, compared with the target's."""
+    if "target_completions" not in context.inputs:
+        return compare_with_itself(said)
+    theirs = read_said(context, "target_completions", ["utility"])["utility"]
+    said = agree_with_target(model, encoded, said, theirs, context.batch_size)
+    return said if target is None else measure_distance(model, target, encoded, said, theirs, context.batch_size)

@@ -4,15 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from cnt_pipeline.completions.build import EncodedSet, choice_logliks, complete, reference_nll
+from cnt_pipeline.completions.build import EncodedSet, agree_with_target, choice_logliks, complete, reference_nll
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.measures.metrics import MISFIRES, ROUNDING, judged
 from cnt_pipeline.measures.scorers import coherence
-from cnt_pipeline.models import teacher
 from cnt_pipeline.models.gates import GatedSwap, Gates
-from cnt_pipeline.models.teacher import Example
 from cnt_pipeline.study.schema import KINDS, Accept, Function, Generation, Kind
 
 _BY_CHOICES = {"pronoun_gap"}
@@ -132,21 +128,6 @@ class Judge:
         if kind == "utility" and any(p.reference for p in encoded.prompts):
             nll = reference_nll(self.swap.model, encoded, self.batch_size)
             rows = [replace(row, answer_nll=value) for row, value in zip(rows, nll, strict=True)]
-        if kind == "utility" and not all(p.answers or p.reference for p in encoded.prompts):
-            rows = self._agreement(encoded, rows)
+        if kind == "utility":
+            rows = agree_with_target(self.swap.model, encoded, rows, self.target_rows["utility"], self.batch_size)
         return rows
-
-    @torch.inference_mode()
-    def _agreement(self, encoded: EncodedSet, rows: list[Completion]) -> list[Completion]:
-        """Share of the target's greedy tokens that the model puts first; the target's own are its first choices."""
-        examples = [
-            Example(tokens + row.token_ids, len(tokens))
-            for tokens, row in zip(encoded.tokens, self.target_rows["utility"], strict=True)
-        ]
-        agreed = list(rows)
-        model = self.swap.model
-        for batch in teacher.batches(examples, self.batch_size, teacher.device_of(model), teacher.pad_of(model)):
-            first = (teacher.answer_logits(model, batch).argmax(-1) == batch.answer).float()
-            for i, share in zip(batch.members, teacher.per_example(first, batch).tolist(), strict=True):
-                agreed[i] = replace(agreed[i], target_agreement=share)
-        return agreed

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 
 from cnt_pipeline.completions.build import (
     EncodedSet,
+    agree_with_target,
     choice_logliks,
     compare_with_itself,
-    compare_with_target,
     complete,
     context_length,
     encode_set,
+    measure_distance,
 )
 from cnt_pipeline.completions.schema import Completion, read_completions, write_completions
 from cnt_pipeline.errors import InputError
@@ -59,6 +60,8 @@ def words(count: int, start: int) -> str:
     return " ".join(f"w{3 + (start * 7 + i * 5) % 60}" for i in range(count))
 
 
+BARE = [Prompt("a" * 16, (("user", "w5 w6"),)), Prompt("b" * 16, (("user", "w7"),), choices=("w8",))]
+"""Prompts without answers or reference."""
 PROMPTS = [
     Prompt(f"{i:016d}", (("user", words(length, i)),), reference=words(3, i), choices=(words(1, i), words(4, i + 1)))
     for i, length in enumerate((3, 9, 1, 14, 5, 5, 2, 11, 7))
@@ -173,8 +176,7 @@ def test_likelihoods_of_references_and_choices_equal_those_of_single_sequences(
 
 def test_prompts_without_references_or_choices_have_no_likelihoods(speakers: Callable[..., Speaker]) -> None:
     speaker = speakers("llama")
-    bare = [Prompt("a" * 16, (("user", "w5 w6"),)), Prompt("b" * 16, (("user", "w7"),), choices=("w8",))]
-    rows = complete(speaker.model, speaker.tokenizer, encoded(speaker, [*bare, PROMPTS[0]]), SETTINGS, 2)
+    rows = complete(speaker.model, speaker.tokenizer, encoded(speaker, [*BARE, PROMPTS[0]]), SETTINGS, 2)
     assert [row.answer_nll is None for row in rows] == [True, True, False]
     assert [len(row.choice_loglik) for row in rows] == [0, 1, 2]
     quick = complete(speaker.model, speaker.tokenizer, encoded(speaker), SETTINGS, 2, likelihoods=False)
@@ -188,7 +190,7 @@ def test_distance_from_the_target_equals_a_float64_reference(speakers: Callable[
     asked = encoded(target)
     theirs = complete(target.model, target.tokenizer, asked, SETTINGS, 4)
     ours = complete(other.model, other.tokenizer, asked, SETTINGS, 4)
-    compared = compare_with_target(other.model, target.model, asked, ours, theirs, batch_size)
+    compared = measure_distance(other.model, target.model, asked, ours, theirs, batch_size)
     for i, row in enumerate(compared):
         answer = theirs[i].token_ids
         scored = slice(len(asked.tokens[i]) - 1, -1)
@@ -196,17 +198,35 @@ def test_distance_from_the_target_equals_a_float64_reference(speakers: Callable[
         p = log_probabilities(target.model, asked.tokens[i] + answer)[scored]
         assert row.target_kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3, abs=CLOSE)
         assert row.target_kl is not None and row.target_kl > 0
-        assert row.target_agreement == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).double().mean()))
         nll = -loglik(other.model, asked.tokens[i], answer) / len(answer)
         assert row.target_nll == pytest.approx(nll, abs=CLOSE)
         assert (row.text, row.loglik, row.choice_loglik) == (ours[i].text, ours[i].loglik, ours[i].choice_loglik)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_agreement_is_counted_where_utility_rests_on_it(speakers: Callable[..., Speaker], batch_size: int) -> None:
+    target, other = speakers("llama"), speakers("llama", 1)
+    asked = encoded(target, [*BARE[:1], *PROMPTS, *BARE[1:]])
+    theirs = complete(target.model, target.tokenizer, asked, SETTINGS, 4)
+    ours = complete(other.model, other.tokenizer, asked, SETTINGS, 4)
+    agreed = agree_with_target(other.model, asked, ours, theirs, batch_size)
+    for i, (prompt, row) in enumerate(zip(asked.prompts, agreed, strict=True)):
+        if prompt.answers or prompt.reference:
+            assert row == ours[i]
+            continue
+        answer = theirs[i].token_ids
+        first = log_probabilities(other.model, asked.tokens[i] + answer)[len(asked.tokens[i]) - 1 : -1].argmax(-1)
+        share = sum(int(said == best) for said, best in zip(answer, first.tolist(), strict=True)) / len(answer)
+        assert row == replace(ours[i], target_agreement=pytest.approx(share))
+    assert any(row.target_agreement is not None for row in agreed)
+
+
 def test_the_target_is_at_no_distance_from_itself(speakers: Callable[..., Speaker]) -> None:
     target = speakers("llama")
-    asked = encoded(target)
+    asked = encoded(target, BARE)
     rows = complete(target.model, target.tokenizer, asked, SETTINGS, 4)
-    measured = compare_with_target(target.model, target.model, asked, rows, rows, 3)
+    measured = measure_distance(target.model, target.model, asked, rows, rows, 3)
+    measured = agree_with_target(target.model, asked, measured, rows, 3)
     for stated, computed in zip(compare_with_itself(rows), measured, strict=True):
         assert (stated.target_kl, stated.target_agreement) == (0.0, 1.0)
         assert (computed.target_kl, computed.target_agreement) == (0.0, 1.0)
