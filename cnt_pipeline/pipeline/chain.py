@@ -5,6 +5,7 @@ from typing import Protocol
 
 from cnt_pipeline.errors import StoreError
 from cnt_pipeline.pipeline.context import ModelPool
+from cnt_pipeline.pipeline.interrupts import held_back
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT
 from cnt_pipeline.pipeline.plan import request_for
 from cnt_pipeline.pipeline.run import Taken, take
@@ -59,14 +60,13 @@ class Chain:
         try:
             for earlier in (*(source.step for source in step.inputs.values()), *step.after):
                 self.artifact(earlier)
-            taken = take(
-                self.study,
-                step,
-                self.store,
-                self.ready,
-                self._models,
-                lambda what, done, total: self._watcher.progress(step, what, done, total),
-            )
+            with held_back() as look:
+
+                def report(what: str, done: int, total: int) -> None:
+                    look()
+                    self._watcher.progress(step, what, done, total)
+
+                taken = take(self.study, step, self.store, self.ready, self._models, report)
             self.ready[key] = taken.built.artifact
             if key == REPORT:
                 self._put_card_beside_checkpoint()
