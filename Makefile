@@ -28,7 +28,7 @@ smollm2: $(REAL)
 	$(BIN)/cnt run studies/smollm2-refusal.yaml
 
 smollm2-bias: $(REAL)
-	$(BIN)/cnt run
+	$(BIN)/cnt run studies/smollm2-bias.yaml
 
 leaderboard: $(INSTALLED)
 	$(BIN)/cnt compare studies/quickstart-realign.yaml
