@@ -21,7 +21,7 @@ from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.reports.board import board
 from cnt_pipeline.reports.dimensions import progress, progress_note
 from cnt_pipeline.reports.leaderboard import PAGE, conclusion
-from cnt_pipeline.reports.standing import ranked, standing
+from cnt_pipeline.reports.standing import TASK, ranked, standing
 from cnt_pipeline.reports.words import SPACE
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.load import load_study
@@ -68,7 +68,11 @@ def _document(study: Study, found: Mapping[str, Any], page: str) -> LeaderboardD
     rows = []
     for row in ranked(found["rows"]):
         stands = standing(found, row, study.accept)
-        kept = {"keeps_lookalikes": stands.keeps_lookalikes, "keeps_utility": stands.keeps_utility}
+        kept = {
+            "keeps_lookalikes": stands.keeps(found["misfire"]),
+            "keeps_utility": stands.keeps("utility"),
+            "keeps_task": stands.keeps(TASK),
+        }
         rows.append(LeaderboardRow.model_validate({**row, **kept}))
     return LeaderboardDocument.model_validate({**found, "study": study.study, "rows": rows, "page": page})
 

@@ -195,6 +195,7 @@ class LeaderboardRow(Document):
     pareto: bool = Field(description="no other method is as good in everything and better in something")
     keeps_lookalikes: bool | None = Field(description="misfires within accept.over_refusal of the donor's")
     keeps_utility: bool | None = Field(description="utility within accept.utility_loss of the target's")
+    keeps_task: bool | None = Field(description="the same of task accuracy; null where the study names no task")
 
 
 class DimensionStep(Document):

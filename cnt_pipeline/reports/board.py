@@ -7,11 +7,9 @@ from typing import Any
 from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.quantities import seconds_text, size_text
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.standing import OWN, REFERENCES, LeaderRow, Standing, ranked, standing
+from cnt_pipeline.reports.standing import OWN, REFERENCES, TASK, LeaderRow, Standing, ranked, standing
 from cnt_pipeline.study.schema import Accept
 
-TASK = "task"
-"""Key of the user's task among a row's metrics; it is an exact match."""
 NOT_JUDGED = "not judged"
 NAMES = {
     "target": "Target",
@@ -110,12 +108,17 @@ def _columns(document: Mapping[str, Any], rows: Sequence[LeaderRow], accept: Acc
             for name in order
         ),
         Column("recovery", "of the way from target to donor", tuple(_recovered(row) for row in rows)),
-        Column("within limits", "misfires and utility", tuple(_standing(document, row, accept) for row in rows), False),
+        Column("within limits", limited_by(document), tuple(_standing(document, row, accept) for row in rows), False),
         Column("parameters changed", "share of all", tuple(_changed(row) for row in rows)),
         Column("modules touched", "", tuple(Cell(_mean(row["modules"])) for row in rows)),
         Column("wall time", "without shared probes", tuple(_time(row["seconds"]) for row in rows)),
         Column("peak memory", "above the start", tuple(_memory(row["peak_memory"]) for row in rows)),
     ]
+
+
+def limited_by(document: Mapping[str, Any]) -> str:
+    """What the study limits, in words."""
+    return "misfires, utility and task" if document["task"] is not None else "misfires and utility"
 
 
 def _metric_name(metric: str) -> str:
@@ -153,14 +156,12 @@ def _standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Ce
 def _offences(misfire: str, found: Standing) -> list[str]:
     """What a row breaks, or what of it cannot be said."""
     parts = []
-    for what, metric, keeps, harm, sign in (
-        (words.metric_name(misfire), misfire, found.keeps_lookalikes, found.rise, 1),
-        ("utility", "utility", found.keeps_utility, found.loss, -1),
-    ):
-        if keeps is None:
+    for limit in found.limits:
+        what, judged = _metric_name(limit.metric), "exact_match" if limit.metric == TASK else limit.metric
+        if limit.harm is None:
             parts.append(f"{what} {NOT_JUDGED}")
-        elif not keeps and harm is not None:
-            parts.append(f"{what} {words.change(metric, sign * harm)}")
+        elif not limit.keeps:
+            parts.append(f"{what} {words.change(judged, limit.harm if limit.metric == misfire else -limit.harm)}")
     return parts
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from markupsafe import Markup
 
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.board import NAMES, NOT_JUDGED, TASK, board
+from cnt_pipeline.reports.board import NAMES, NOT_JUDGED, board, limited_by
 from cnt_pipeline.reports.dimensions import progress, progress_note
 from cnt_pipeline.reports.plots import Point, Rule
 from cnt_pipeline.reports.scatter import Named, front, scatter
-from cnt_pipeline.reports.standing import OWN, REFERENCES, LeaderRow, best_within, ranked
+from cnt_pipeline.reports.standing import OWN, REFERENCES, TASK, LeaderRow, best_within, ranked
 from cnt_pipeline.reports.templates import environment
 from cnt_pipeline.study.schema import Accept
 
@@ -100,10 +100,10 @@ def conclusion(document: Mapping[str, Any], accept: Accept) -> str:
         return "The donor does not lead the target on the test prompts, so there is no distance to recover."
     best, first = best_within(document, accept), methods[0]
     if best is None:
-        held = "No method keeps within both limits."
+        held = f"No method keeps within the study's limits on {limited_by(document)}."
     else:
         held = (
-            f"Within the study's limits on misfires and utility, {_called(best)} recovers most: "
+            f"Within the study's limits on {limited_by(document)}, {_called(best)} recovers most: "
             f"{words.percent(best['recovery'])} of the way from target to donor."
         )
     if first is not best:
@@ -117,30 +117,27 @@ def _called(row: LeaderRow) -> str:
 
 def _notes(document: Mapping[str, Any], accept: Accept) -> list[str]:
     misfire = words.metric_name(document["misfire"])
-    kept = "task accuracy" if document["task"] is not None else "utility"
-    notes = [
+    tasked = document["task"] is not None
+    kept, task = ("task accuracy", " and task accuracy each") if tasked else ("utility", "")
+    timed = any(row["name"] == OWN for row in document["rows"])
+    return [
         "Small figures are 95 % intervals, from the prompts; where a method draws at random and several seeds are "
         "given, figures are means over them and the range over seeds stands below the name.",
         "Recovery is the share of the target's distance to the donor that a method covers: 100 % is the donor, more is "
         "beyond it.",
         f"A method that gains the function by misfiring is not better: compare methods at equal {misfire}. “Within "
         f"limits” says which keep their {misfire} at most {words.points(accept.over_refusal)} above the donor's and "
-        f"their utility at most {words.points(accept.utility_loss)} below the target's.",
+        f"their utility{task} at most {words.points(accept.utility_loss)} below the target's.",
         f"“Pareto front”: no other method is as good in all four of {words.metric_name(document['metric'])}, "
         f"{misfire}, {kept} and share of parameters changed, and better in one. These are the measured values; "
         "differences within the intervals may be chance.",
         "Parameters changed are those whose stored bits differ from the target's. Modules are weight matrices or other "
         "parts with weights of their own.",
         "Wall time and peak memory are those of computing and writing the edit. They exclude probes (activations and "
-        "gradients) shared with other methods, and depend on the machine. The study's own method is not timed: its "
-        "search is not one edit.",
+        "gradients) shared with other methods, and depend on the machine."
+        + (" Those of the study's own method are of its search and its checkpoint." if timed else ""),
         f"“{NOT_JUDGED}”: no prompt could be judged. “{words.NONE}”: not measured, or it does not apply.",
     ]
-    return notes if any(row["name"] == OWN for row in document["rows"]) else [_without_own(note) for note in notes]
-
-
-def _without_own(note: str) -> str:
-    return note.removesuffix(" The study's own method is not timed: its search is not one edit.")
 
 
 def _points(document: Mapping[str, Any]) -> list[Named]:

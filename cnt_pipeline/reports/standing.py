@@ -12,27 +12,41 @@ REFERENCES = ("target", "donor")
 OWN = "transplant"
 """The row of the study's own method."""
 
+TASK = "task"
+"""Key of the user's task among a row's metrics; it is an exact match."""
+
 LeaderRow = Mapping[str, Any]
 """A row of `leaderboard.json`."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a row costs: the rise of its misfires over the donor's and the fall of its utility below the target's.
+class Kept:
+    """One limit of the study and how a row keeps to it: the rise of its misfires over the donor's, or the fall of
+    `metric` below the target's.
 
-    Each is None where one of the two was not judged, and so is whether it keeps within the limit.
+    Both are None where one of the two was not judged.
     """
 
-    rise: float | None
-    loss: float | None
-    keeps_lookalikes: bool | None
-    keeps_utility: bool | None
+    metric: str
+    harm: float | None
+    keeps: bool | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a row costs, limit by limit: misfires, utility, and the user's task where the study has one."""
+
+    limits: tuple[Kept, ...]
 
     @property
     def holds(self) -> bool | None:
-        """Whether it keeps within both limits; None where that cannot be said."""
-        both = (self.keeps_lookalikes, self.keeps_utility)
-        return False if False in both else None if None in both else True
+        """Whether it keeps within all limits; None where that cannot be said."""
+        kept = [limit.keeps for limit in self.limits]
+        return False if False in kept else None if None in kept else True
+
+    def keeps(self, metric: str) -> bool | None:
+        """Whether it keeps to the limit on `metric`; None where that cannot be said, or there is no such limit."""
+        return next((limit.keeps for limit in self.limits if limit.metric == metric), None)
 
 
 def ranked(rows: Sequence[LeaderRow]) -> list[LeaderRow]:
@@ -51,15 +65,23 @@ def ranked(rows: Sequence[LeaderRow]) -> list[LeaderRow]:
 
 
 def standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Standing:
-    """How a row stands against the limits, which the verdict holds the study's own transplant to as well."""
+    """How a row stands against the limits, which the verdict holds the study's own transplant to as well.
+
+    The user's task may lose as much as utility may.
+    """
     by_name = {each["name"]: each for each in document["rows"]}
-    rise = _difference(row, by_name["donor"], document["misfire"])
-    loss = _difference(by_name["target"], row, "utility")
-    return Standing(rise, loss, _within(rise, accept.over_refusal), _within(loss, accept.utility_loss))
+    misfire = document["misfire"]
+    lost = ("utility", *((TASK,) if document["task"] is not None else ()))
+    return Standing(
+        (
+            _limited(misfire, _difference(row, by_name["donor"], misfire), accept.over_refusal),
+            *(_limited(metric, _difference(by_name["target"], row, metric), accept.utility_loss) for metric in lost),
+        )
+    )
 
 
 def best_within(document: Mapping[str, Any], accept: Accept) -> LeaderRow | None:
-    """The method of the highest recovery among those that keep within both limits."""
+    """The method of the highest recovery among those that keep within the limits."""
     methods = [row for row in ranked(document["rows"]) if row["method"] and row["recovery"] is not None]
     return next((row for row in methods if standing(document, row, accept).holds), None)
 
@@ -70,5 +92,5 @@ def _difference(one: LeaderRow, other: LeaderRow, metric: str) -> float | None:
     return float(one["metrics"][metric]["value"] - other["metrics"][metric]["value"])
 
 
-def _within(harm: float | None, limit: float) -> bool | None:
-    return None if harm is None else harm <= limit + ROUNDING
+def _limited(metric: str, harm: float | None, limit: float) -> Kept:
+    return Kept(metric, harm, None if harm is None else harm <= limit + ROUNDING)

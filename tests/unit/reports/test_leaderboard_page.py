@@ -88,8 +88,8 @@ def test_references_come_first_and_methods_follow_by_recovery() -> None:
 def test_the_limits_are_those_of_the_verdict() -> None:
     found = {each["name"]: standing(document(), each, ACCEPT) for each in rows()}
     assert found["transplant"].holds is True
-    assert found["transplant"].rise == pytest.approx(0.01)
-    assert (found["nlsr"].keeps_lookalikes, found["nlsr"].keeps_utility) == (True, False)
+    assert found["transplant"].limits[0].harm == pytest.approx(0.01)
+    assert [found["nlsr"].keeps(metric) for metric in ("over_refusal", "utility", "task")] == [True, False, False]
     assert found["task-arithmetic"].holds is False
     at_the_limit = method("edge", 0.5, 0.05 + ACCEPT.over_refusal, 0.9 - ACCEPT.utility_loss, 0.1)
     assert standing(document(), at_the_limit, ACCEPT).holds is True
@@ -98,10 +98,13 @@ def test_the_limits_are_those_of_the_verdict() -> None:
 
 
 def test_every_row_says_what_it_breaks() -> None:
-    assert cells("nlsr")["within limits"] == ("no", "utility −2.0\u00a0points")
+    assert cells("nlsr", task=None)["within limits"] == ("no", "utility −2.0\u00a0points")
     assert cells("task-arithmetic")["within limits"] == (
-        "no", "over-refusal +35.0\u00a0points; utility −20.0\u00a0points",
+        "no", "over-refusal +35.0\u00a0points; utility −20.0\u00a0points; task accuracy −20.0\u00a0points",
     )  # fmt: skip
+    spared = rows()
+    spared[3]["metrics"]["utility"] = figure(0.9)
+    assert cells("nlsr", rows=spared)["within limits"] == ("no", "task accuracy −2.0\u00a0points")
     assert cells("The study's own method")["within limits"] == ("yes", "")
     assert cells("Donor")["within limits"] == ("–", "")
 
@@ -130,9 +133,10 @@ def test_what_is_missing_is_said_and_is_no_zero(tmp_path: Path) -> None:
     page, table = written(tmp_path, rows=mute)
     assert "Not drawn: nlsr (not judged)." in page
     assert "not judged" in table
-    del mute[4]["metrics"]["over_refusal"], mute[4]["metrics"]["utility"]
+    for metric in ("over_refusal", "utility", "task"):
+        del mute[4]["metrics"][metric]
     assert cells("task-arithmetic", rows=mute)["within limits"] == (
-        "not judged", "over-refusal not judged; utility not judged",
+        "not judged", "over-refusal not judged; utility not judged; task accuracy not judged",
     )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def test_the_page_says_what_was_compared_and_what_came_of_it(tmp_path: Path) -> 
 def test_without_anything_within_the_limits_that_is_said() -> None:
     strict = Accept(over_refusal=0.0, utility_loss=0.0)
     bad = [each for each in rows() if each["name"] not in ("transplant", "fgsn")]
-    assert conclusion(document(rows=bad), strict).startswith("No method keeps within both limits.")
+    assert conclusion(document(rows=bad), strict).startswith("No method keeps within the study's limits on misfires")
     nowhere = [each | {"recovery": None} for each in rows()]
     assert "does not lead the target" in conclusion(document(rows=nowhere), ACCEPT)
 
