@@ -51,6 +51,7 @@ def results(study: Study, store: Store) -> str:
     artifacts = {key: each.artifact for key, each in planned.items() if each.artifact is not None}
     metrics = pl.read_parquet(artifacts["evaluations/scores"].path("metrics.parquet"), glob=False)
     parts = [f"### `{study.study}`", _moved(study, artifacts), _table(study, metrics), _sources(study, metrics)]
+    parts.append(_frontier(study, artifacts))
     if LEADERBOARD in artifacts:
         parts.append(_board(study, _json(artifacts[LEADERBOARD], "leaderboard.json")))
     return "\n\n".join(part for part in parts if part)
@@ -87,6 +88,32 @@ def _sources(study: Study, metrics: pl.DataFrame) -> str:
     kept = apart.select("metric", "source").unique(maintain_order=True).iter_rows()
     rows = [(f"{words.metric_name(metric)}, {source}", metric, source) for metric, source in kept]
     return "By source of the test prompts:\n\n" + _rows(apart, rows)
+
+
+CONTROLS = {"random": "random neurons", "largest_delta": "largest delta"}
+NEAR = 1.02
+"""Factor by which the share of a set of whole neurons may miss the budget that it was drawn for."""
+
+
+def _frontier(study: Study, artifacts: Mapping[str, Artifact]) -> str:
+    """Recovery by budget for plain copies, where the study draws effects beside its own."""
+    if not study.frontier.effects:
+        return ""
+    drawn = pl.read_parquet(artifacts["evaluations/frontier"].path("frontier.parquet"), glob=False)
+    drawn = drawn.filter((pl.col("eta") == 1) & pl.col("variant").is_null() & (pl.col("series") != "transplant"))
+    budgets = sorted(study.frontier.budgets)
+    lines = [f"| | {' | '.join(f'{words.share(budget)}' for budget in budgets)} |", "|---" * (len(budgets) + 1) + "|"]
+    for (series, effect, weight), rows in drawn.group_by("series", "effect", "lookalike_weight", maintain_order=True):
+        name = CONTROLS.get(str(series), f"`{effect}`, look-alike effect times {weight}")
+        cells = []
+        for budget in budgets:
+            here = rows.filter((pl.col("share") <= budget * NEAR) & (pl.col("share") >= budget / NEAR))
+            cells.append(words.NONE if here.is_empty() else words.percent(here["recovery"][-1]))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return (
+        "Recovery on selection prompts by share of all parameters moved, plain copies "
+        f"(“{words.NONE}”: not drawn, since the budgets beside it say enough):\n\n" + "\n".join(lines)
+    )
 
 
 def _board(study: Study, document: Mapping[str, Any]) -> str:

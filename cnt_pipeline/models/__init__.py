@@ -1,1 +1,1 @@
-VERSION = 4
+VERSION = 5

@@ -23,7 +23,7 @@ from cnt_pipeline.models.adapters import Adapters
 from cnt_pipeline.models.architecture import Architecture, Matrix, read_architecture
 from cnt_pipeline.models.lessons import Taught
 from cnt_pipeline.models.load import load_model, quiet_transformers
-from cnt_pipeline.models.teacher import Example, device_of, make_batch, pad_of, per_example, token_nll
+from cnt_pipeline.models.teacher import Example, device_of, example_nll
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.study.schema import LoraSft
 
@@ -101,9 +101,8 @@ def fine_tune(
         rate = recipe.learning_rate * pace(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch = make_batch(members, range(len(members)), place, pad_of(model))
         with torch.autocast(place.type, dtype=torch.bfloat16) if reduced else nullcontext():
-            loss = per_example(token_nll(model, batch), batch).mean()
+            loss = example_nll(model, members)[0].mean()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
