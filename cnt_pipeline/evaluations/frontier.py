@@ -18,7 +18,6 @@ from cnt_pipeline.evaluations.needed import CARRIED, write_needed
 from cnt_pipeline.evaluations.schema import FRONTIER, FRONTIER_SCHEMA, WORTH_ASKING
 from cnt_pipeline.measures.intervals import Estimate, bootstrap_mean, interval_over_draws, mean_interval
 from cnt_pipeline.measures.metrics import METRICS
-from cnt_pipeline.models.gates import Gates
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.store.parquet import write_parquet
@@ -28,16 +27,14 @@ from cnt_pipeline.transplants.select.judge import Judge, Outcome
 
 _NOTHING = 0.02
 _FLAT = 2
-_ADDED = 2
-"""Budgets added to a series, each halving (by the logarithm) the step in which it reaches `CARRIED`."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The study's own transplant: its neurons, their gates, and how they were selected."""
+    """The study's own transplant: its neurons, what the search found of them, and how they were selected."""
 
     neurons: Indices
-    gates: Gates
+    outcome: Outcome
     selection: str
     effect: str
     eta: float | None
@@ -46,12 +43,14 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is drawn: ascending shares of all parameters, amplitudes, and how many draws of random neurons.
+    """What is drawn: ascending shares of all parameters, how many more are added where a series comes to carry the
+    function, amplitudes, and how many draws of random neurons.
 
     Controls are also drawn at the transplant's own amplitude: plain copies would be no match for an amplified one.
     """
 
     budgets: tuple[float, ...]
+    closer: int
     etas: tuple[float, ...]
     control_etas: tuple[float, ...]
     random_seeds: int
@@ -78,25 +77,23 @@ class Frontier:
     seed: int
     report: Report = silent
     rows: list[dict[str, Any]] = field(default_factory=list)
-    _asked: dict[tuple[float, bytes], tuple[Outcome, list[float]]] = field(default_factory=dict)
+    _asked: dict[tuple[float, bytes], Outcome] = field(default_factory=dict)
 
     def transplant(self, chosen: Chosen) -> None:
         """The study's own selection: one point."""
-        outcome, values = self.judge.outcome_and_scores(chosen.gates)
         self._row(
-            chosen.neurons, outcome, self._estimate(values), series="transplant", effect=chosen.effect,
+            chosen.neurons, chosen.outcome, series="transplant", effect=chosen.effect,
             selection=chosen.selection, eta=chosen.eta, lookalike_weight=chosen.lookalike_weight,
         )  # fmt: skip
 
-    def whole_donor(self, values: Sequence[float]) -> None:
-        """The donor itself, by what it said; `values` are its function metric by prompt."""
-        row = self._row(
-            np.arange(len(self.space.sizes)), self.judge.baselines.donor, self._estimate(values), series="whole_donor"
-        )
+    def whole_donor(self) -> None:
+        """The donor itself, by what it said."""
+        row = self._row(np.arange(len(self.space.sizes)), self.judge.baselines.donor, series="whole_donor")
         row |= {"parameters": self.space.total_parameters, "share": 1.0}
 
-    def draw(self, line: Line, budgets: Sequence[float]) -> None:
-        """A series, from the middle budget outwards, then closer where it comes to carry the function."""
+    def draw(self, line: Line, budgets: Sequence[float], closer: int) -> None:
+        """A series, from the middle budget outwards; then `closer` more budgets where it comes to carry the function,
+        each halving (by the logarithm) the step in which it reaches `CARRIED`."""
         middle = len(budgets) // 2
         found: dict[float, float] = {}
         for budget in budgets[middle:]:
@@ -108,7 +105,7 @@ class Frontier:
             if len(lowest) == _FLAT and all(recovery <= _NOTHING for recovery in lowest):
                 break
             found[budget] = self._points(line, budget)
-        for _ in range(_ADDED):
+        for _ in range(closer):
             drawn = sorted(found)
             upper = next((place for place, budget in enumerate(drawn) if found[budget] >= CARRIED), 0)
             if upper:
@@ -119,8 +116,7 @@ class Frontier:
         """Draw one budget of a series; returns the recovery of the row that stands for it."""
         draws = line.draws(round(budget * self.space.total_parameters))
         asked = [self._ask(neurons, line.eta) for neurons in draws]
-        estimates = [self._estimate(values) for _, values in asked]
-        about = {
+        about: dict[str, Any] = {
             "series": line.series,
             "effect": line.effect,
             "selection": None if line.effect is None else "top",
@@ -128,24 +124,31 @@ class Frontier:
             "lookalike_weight": line.lookalike_weight,
         }
         if len(draws) == 1:
-            return float(self._row(draws[0], asked[0][0], estimates[0], **about)["recovery"])
-        for variant, (neurons, (outcome, _), estimate) in enumerate(zip(draws, asked, estimates, strict=True)):
-            self._row(neurons, outcome, estimate, **about, variant=variant)
-        together = interval_over_draws([values for _, values in asked], estimates, self.seed)
-        return float(self._row(draws[0], _mean([outcome for outcome, _ in asked]), together, **about)["recovery"])
+            return float(self._row(draws[0], asked[0], **about)["recovery"])
+        for variant, (neurons, outcome) in enumerate(zip(draws, asked, strict=True)):
+            self._row(neurons, outcome, **about, variant=variant)
+        return float(self._row(draws[0], _mean(asked), self._together(asked), **about)["recovery"])
 
-    def _ask(self, neurons: Indices, eta: float) -> tuple[Outcome, list[float]]:
+    def _ask(self, neurons: Indices, eta: float) -> Outcome:
         key = (eta, np.sort(neurons).tobytes())
         if key not in self._asked:
             gates = self.space.gates(neurons, eta, device_of(self.judge.swap.model))
-            self._asked[key] = self.judge.outcome_and_scores(gates, enough=WORTH_ASKING)
+            self._asked[key] = self.judge.outcome(gates, enough=WORTH_ASKING)
             self.report("frontier: sets of neurons asked", len(self._asked), 0)
         return self._asked[key]
 
     def _estimate(self, values: Sequence[float]) -> Estimate:
         return (mean_interval if METRICS[self.judge.metric].share else bootstrap_mean)(values, self.seed)
 
-    def _row(self, neurons: Indices, outcome: Outcome, estimate: Estimate, **about: Any) -> dict[str, Any]:
+    def _together(self, asked: Sequence[Outcome]) -> Estimate:
+        """The interval over draws as well as prompts."""
+        estimates = [self._estimate(outcome.values) for outcome in asked]
+        return interval_over_draws([outcome.values for outcome in asked], estimates, self.seed)
+
+    def _row(
+        self, neurons: Indices, outcome: Outcome, estimate: Estimate | None = None, **about: Any
+    ) -> dict[str, Any]:
+        estimate = estimate or self._estimate(outcome.values)
         baselines = self.judge.baselines
         bounds = sorted(
             baselines.sign * (bound - baselines.target.function) / baselines.distance
@@ -173,7 +176,7 @@ class Frontier:
 def _mean(outcomes: Sequence[Outcome]) -> Outcome:
     """Means over draws; what was not asked of every draw is not known of the mean."""
     function = sum(outcome.function for outcome in outcomes) / len(outcomes)
-    further: dict[str, float | None] = {}
+    further: dict[str, Any] = {}
     for name in ("misfire", "utility", "coherence"):
         values = [value for outcome in outcomes if (value := getattr(outcome, name)) is not None]
         further[name] = sum(values) / len(values) if len(values) == len(outcomes) else None
@@ -186,7 +189,6 @@ def write_frontier(
     chosen: Chosen,
     orders: Mapping[Effect, Mapping[float, Indices]],
     largest: Indices,
-    donor_values: Sequence[float],
     settings: Settings,
     folder: Path,
     report: Report = silent,
@@ -200,8 +202,8 @@ def write_frontier(
     frontier.transplant(chosen)
     matched = next(iter(next(iter(orders.values())).values()))
     for line in _lines(space, orders, matched, largest, settings):
-        frontier.draw(line, settings.budgets)
-    frontier.whole_donor(donor_values)
+        frontier.draw(line, settings.budgets, settings.closer)
+    frontier.whole_donor()
     rows = sorted(frontier.rows, key=_place(frontier.rows))
     table = pa.Table.from_pylist(rows, schema=FRONTIER_SCHEMA)
     write_parquet(table, folder / FRONTIER)

@@ -76,30 +76,25 @@ def write_ntrr(
     space: "Space",
     order: "Indices",
     share: float,
-    function: Function,
-    rows: tuple[Sequence[Completion], Sequence[Completion]],
     seed: int,
     folder: Path,
 ) -> Mapping[str, Any]:
-    """Write and return `ntrr.json`: plain copies of the best of `order` within `share` of all parameters.
-
-    `rows`: what target and donor said on the function prompts.
-    """
+    """Write and return `ntrr.json`: plain copies of the best of `order` within `share` of all parameters."""
     from cnt_pipeline.models.teacher import device_of
 
     chosen = space.top_within(order, round(share * space.total_parameters))
-    outcome, values = judge.outcome_and_scores(space.gates(chosen, 1.0, device_of(judge.swap.model)))
-    prompts = judge.sets["function"].prompts
-    target, donor = (judged(function.measured_by, prompts, said) for said in rows)
+    outcome, baselines = judge.outcome(space.gates(chosen, 1.0, device_of(judge.swap.model))), judge.baselines
     parameters = space.parameters(chosen)
     document = {
         "budget": share,
         "neurons": len(chosen),
         "parameters": parameters,
         "share": parameters / space.total_parameters,
-        "ntrr": recovered(function.sign, target, donor, values, seed)._asdict(),
-        "target": asdict(judge.baselines.target),
-        "donor": asdict(judge.baselines.donor),
+        "ntrr": recovered(
+            baselines.sign, baselines.target.values, baselines.donor.values, outcome.values, seed
+        )._asdict(),
+        "target": asdict(baselines.target),
+        "donor": asdict(baselines.donor),
         "transplant": asdict(outcome),
     }
     (folder / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -126,6 +126,9 @@ class Frontier(Block):
     budgets: tuple[Annotated[float, Field(strict=True, gt=0, le=1)], ...] = Field(
         (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), description="shares of all parameters to draw at"
     )
+    closer: Annotated[int, Field(strict=True, ge=0, le=8)] = Field(
+        2, description="budgets added to a series where it comes to carry the function"
+    )
     eta: tuple[Annotated[float, Field(strict=True, gt=0, le=64)], ...] = Field(
         (1.0,), description="amplitudes to draw rankings and controls at"
     )

@@ -89,6 +89,7 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
         ["activation_caches/effect_gradient/*", "neuron_rankings/gradient", "evaluations/frontier", "reports/page"],
     ),
     "frontier.budgets": ([0.5], ["evaluations/frontier"]),
+    "frontier.closer": (1, ["evaluations/frontier"]),
     "frontier.eta": ([2.0], ["evaluations/frontier"]),
     "frontier.lambda": ([0.0], ["evaluations/frontier"]),
     "frontier.random_seeds": (2, ["evaluations/frontier"]),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from cnt_pipeline.evaluations.ntrr import write_ntrr
 from cnt_pipeline.neuron_rankings.query import RANKING
-from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import judge_of, space_of
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.store import JSON
@@ -26,10 +25,5 @@ def ntrr(context: Context, folder: Path) -> Mapping[str, JSON]:
     orders = read_orders(context.path("ranking", RANKING), space, study.method.families)
     # A ranking without a look-alike effect has one order.
     order = orders.get(float(slice_["lambda"]), next(iter(orders.values())))
-    said = tuple(
-        read_said(context, name, ["function"])["function"] for name in ("target_completions", "donor_completions")
-    )
-    document = write_ntrr(
-        judge, space, order, float(slice_["share"]), study.function, (said[0], said[1]), study.seed, folder
-    )
+    document = write_ntrr(judge, space, order, float(slice_["share"]), study.seed, folder)
     return {"ntrr": document["ntrr"]["value"], "neurons": document["neurons"]}

@@ -18,7 +18,6 @@ from cnt_pipeline.evaluations.score import score as write_scores
 from cnt_pipeline.evaluations.stability import write_stability
 from cnt_pipeline.evaluations.verdict import write_verdict
 from cnt_pipeline.measures.cost import Cost
-from cnt_pipeline.measures.metrics import judged
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
@@ -36,6 +35,7 @@ from cnt_pipeline.transplants.edit.table import EDITS
 from cnt_pipeline.transplants.methods import METHODS
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION
 from cnt_pipeline.transplants.select.candidates import Indices, gates_of, read_orders
+from cnt_pipeline.transplants.select.judge import Outcome
 
 
 def score(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -52,10 +52,13 @@ def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
     study, judge, space = context.study, judge_of(context), space_of(context)
     setting = json.loads(context.path("selection", SELECTION).read_text(encoding="utf-8"))
     plan = pl.read_parquet(context.path("selection", PLAN), glob=False)
+    outcome = Outcome(**{**setting["transplant"], "values": tuple(setting["transplant"]["values"])})
+    if outcome.utility is None:  # the search found nothing, and asked no more than the function
+        outcome = judge.outcome(gates_of(plan, context.models.architecture(), device_of(judge.swap.model)))
     effects: list[Effect] = list(context.step.slice["effects"])
     chosen = Chosen(
         neurons=space.numbers(plan),
-        gates=gates_of(plan, context.models.architecture(), device_of(judge.swap.model)),
+        outcome=outcome,
         selection=setting["selection"],
         effect=effects[0],
         eta=setting["eta"],
@@ -68,16 +71,15 @@ def frontier(context: Context, folder: Path) -> Mapping[str, JSON]:
         )
         for effect in effects
     }
-    function = judge.sets["function"].prompts
     document = write_frontier(
         judge,
         space,
         chosen,
         orders,
         read_orders(context.path("deltas", RANKING), space, None)[0.0],
-        judged(judge.metric, function, read_said(context, "donor_completions", ["function"])["function"]),
         Settings(
             budgets=tuple(sorted(study.frontier.budgets)),
+            closer=study.frontier.closer,
             etas=tuple(sorted(study.frontier.eta)),
             control_etas=tuple(sorted({*study.frontier.eta, _amplitude(setting)})),
             random_seeds=study.frontier.random_seeds,

@@ -20,13 +20,15 @@ class Outcome:
     """What a model does on a set of prompts: means in [0, 1] of the function metric, its misfires, utility and
     coherence.
 
-    All but the function are None where a search stopped asking because the function was not reached.
+    All but the function are None where a search stopped asking because the function was not reached. `values` is the
+    function metric of every prompt that it can judge.
     """
 
     function: float
     misfire: float | None = None
     utility: float | None = None
     coherence: float | None = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,35 +86,36 @@ class Judge:
 
     def outcome(self, gates: Gates, enough: float | None = None) -> Outcome:
         """All metrics; with `enough`, those beside the function only if the recovery reaches it."""
-        return self.outcome_and_scores(gates, enough)[0]
-
-    def outcome_and_scores(self, gates: Gates, enough: float | None = None) -> tuple[Outcome, list[float]]:
-        """As `outcome`, with the function metric of every prompt that it can judge."""
         with self.swap.folded(gates):
             rows: dict[Kind, list[Completion]] = {
                 "function": self._ask("function", answers=self.metric not in _BY_CHOICES)
             }
-            values = judged(self.metric, self.sets["function"].prompts, rows["function"])
-            function = Outcome(sum(values) / len(values))
+            values = self._judged("function", self.metric, rows)
+            function = Outcome(sum(values) / len(values), values=values)
             if enough is not None and self.baselines.recovery(function) < enough - ROUNDING:
-                return function, values
+                return function
             if self.metric in _BY_CHOICES:
                 rows["function"] = self._ask("function")
-            return self._of_rows({**rows, "lookalike": self._ask("lookalike"), "utility": self._ask("utility")}), values
+            return self._of_rows({**rows, "lookalike": self._ask("lookalike"), "utility": self._ask("utility")})
 
     def _of_rows(self, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
-        def mean(kind: Kind, metric: str) -> float:
-            values = judged(metric, self.sets[kind].prompts, rows[kind])
-            return sum(values) / len(values)
-
         everything = [(prompt, kind, i) for kind in KINDS for i, prompt in enumerate(self.sets[kind].prompts)]
         coherent = [coherence(prompt, rows[kind][i]) for prompt, kind, i in everything]
-        return Outcome(
-            function=mean("function", self.metric),
-            misfire=mean("lookalike", MISFIRES[self.metric]),
-            utility=mean("utility", "utility"),
-            coherence=sum(coherent) / len(coherent),
+        values = self._judged("function", self.metric, rows)
+        misfires, useful = (
+            self._judged("lookalike", MISFIRES[self.metric], rows),
+            self._judged("utility", "utility", rows),
         )
+        return Outcome(
+            function=sum(values) / len(values),
+            misfire=sum(misfires) / len(misfires),
+            utility=sum(useful) / len(useful),
+            coherence=sum(coherent) / len(coherent),
+            values=values,
+        )
+
+    def _judged(self, kind: Kind, metric: str, rows: Mapping[Kind, Sequence[Completion]]) -> tuple[float, ...]:
+        return tuple(judged(metric, self.sets[kind].prompts, rows[kind]))
 
     def _ask(self, kind: Kind, answers: bool = True) -> list[Completion]:
         """What the gated model says; without `answers` only how likely it finds the choices."""

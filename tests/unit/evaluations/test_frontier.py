@@ -34,15 +34,13 @@ class Judge:
     metric = "refusal"
 
     def __init__(self, sign: int = 1) -> None:
-        low, high = Outcome(0.0, 0.0, 1.0, 1.0), Outcome(1.0, 0.0, 1.0, 1.0)
+        low, high = (Outcome(value, 0.0, 1.0, 1.0, (value,) * PROMPTS) for value in (0.0, 1.0))
         self.baselines = Baselines(low, high, 1) if sign == 1 else Baselines(high, low, -1)
         self.sign = sign
         self.swap = SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(1, 1)))
         self.asked: list[bytes] = []
 
-    def outcome_and_scores(
-        self, gates: Mapping[tuple[int, str], torch.Tensor], enough: float | None = None
-    ) -> tuple[Outcome, list[float]]:
+    def outcome(self, gates: Mapping[tuple[int, str], torch.Tensor], enough: float | None = None) -> Outcome:
         gate = gates[0, "gate"]
         self.asked.append(gate.numpy().tobytes())
         share = int((gate[:100] > 0).sum()) / 100
@@ -52,25 +50,28 @@ class Judge:
             values = [1 - value for value in values]
         function = sum(values) / PROMPTS
         if enough is not None and moved / PROMPTS < enough:
-            return Outcome(function), values
-        return Outcome(function, 0.1, 0.9, 1.0), values
+            return Outcome(function, values=tuple(values))
+        return Outcome(function, 0.1, 0.9, 1.0, tuple(values))
 
 
-def chosen(neurons: Indices, eta: float | None = 1.0) -> Chosen:
-    gates = SPACE.gates(neurons, eta or 1.0, torch.device("cpu"))
-    return Chosen(neurons, gates, "bisect", "path", eta, 0.5)
+def chosen(neurons: Indices, eta: float | None = 1.0, sign: int = 1) -> Chosen:
+    """A transplant of which the search found what the judge would say."""
+    outcome = Judge(sign).outcome(SPACE.gates(neurons, eta or 1.0, torch.device("cpu")))
+    return Chosen(neurons, outcome, "bisect", "path", eta, 0.5)
 
 
 def drawn(
     judge: Judge, folder: Path, orders: dict[Any, dict[float, Indices]] | None = None, **changes: Any
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     settings = Settings(
-        **({"budgets": BUDGETS, "etas": (1.0,), "control_etas": (1.0,), "random_seeds": 3, "seed": 3} | changes)
+        **(
+            {"budgets": BUDGETS, "closer": 2, "etas": (1.0,), "control_etas": (1.0,), "random_seeds": 3, "seed": 3}
+            | changes
+        )
     )
     orders = orders or {"path": {0.5: BEST}}
-    transplant = chosen(np.arange(40))
-    donor = [judge.baselines.donor.function] * PROMPTS
-    write_frontier(judge, SPACE, transplant, orders, WORST, donor, settings, folder)  # type: ignore[arg-type]
+    transplant = chosen(np.arange(40), sign=judge.sign)
+    write_frontier(judge, SPACE, transplant, orders, WORST, settings, folder)  # type: ignore[arg-type]
     return pl.read_parquet(folder / FRONTIER), json.loads((folder / NEEDED).read_text())
 
 
@@ -124,7 +125,7 @@ def test_a_series_ends_after_two_budgets_of_everything_or_nothing(tmp_path: Path
 def test_equal_sets_of_neurons_are_asked_about_once(tmp_path: Path) -> None:
     judge = Judge()
     rows, _ = drawn(judge, tmp_path, {"path": {0.5: BEST, 0.0: BEST}, "gradient": {0.0: BEST}}, random_seeds=1)
-    assert len(judge.asked) == len(set(judge.asked)) + 1  # the transplant is asked for harm whatever it reaches
+    assert len(judge.asked) == len(set(judge.asked))
     series = rows.filter(series="effect")
     assert len(series) == 3 * (len(BUDGETS) + 2)
     assert set(series.select("effect", "lookalike_weight").unique().iter_rows()) == {
@@ -140,13 +141,19 @@ def test_controls_are_drawn_at_amplitudes_of_their_own(tmp_path: Path) -> None:
     assert len(document["series"]) == 2 + 2 * 3
 
 
-def test_a_transplant_with_amplitudes_of_its_own_is_drawn_through_its_gates(tmp_path: Path) -> None:
+def test_no_more_budgets_are_added_than_asked_for(tmp_path: Path) -> None:
+    rows, _ = drawn(Judge(), tmp_path, closer=0)
+    assert rows.filter(series="effect")["share"].to_list() == pytest.approx(BUDGETS)
+
+
+def test_a_transplant_is_drawn_as_the_search_found_it(tmp_path: Path) -> None:
     judge = Judge()
     transplant = chosen(np.arange(60), None)
-    settings = Settings(BUDGETS, (1.0,), (1.0,), 1, 0)
-    write_frontier(judge, SPACE, transplant, {"path": {0.0: BEST}}, WORST, [1.0], settings, tmp_path)  # type: ignore[arg-type]
+    settings = Settings(BUDGETS, 2, (1.0,), (1.0,), 1, 0)
+    write_frontier(judge, SPACE, transplant, {"path": {0.0: BEST}}, WORST, settings, tmp_path)  # type: ignore[arg-type]
     (row,) = pl.read_parquet(tmp_path / FRONTIER).filter(series="transplant").to_dicts()
     assert (row["recovery"], row["eta"], row["neurons"]) == (0.6, None, 60)
+    assert SPACE.gates(np.arange(60), 1.0, torch.device("cpu"))[0, "gate"].numpy().tobytes() not in judge.asked
 
 
 def test_parameters_needed_lie_between_the_budgets_by_their_logarithm() -> None:
@@ -167,8 +174,8 @@ def test_the_summary_says_whether_any_control_needs_fewer(tmp_path: Path) -> Non
     better, worse = tmp_path / "better", tmp_path / "worse"
     better.mkdir(), worse.mkdir()
     transplant = chosen(np.arange(60, 160))
-    settings = Settings(BUDGETS, (1.0,), (1.0,), 3, 3)
+    settings = Settings(BUDGETS, 2, (1.0,), (1.0,), 3, 3)
     document = dict(
-        write_frontier(Judge(), SPACE, transplant, {"path": {0.0: WORST}}, BEST, [1.0], settings, worse)  # type: ignore[arg-type]
+        write_frontier(Judge(), SPACE, transplant, {"path": {0.0: WORST}}, BEST, settings, worse)  # type: ignore[arg-type]
     )
     assert document["fewer_than_controls"] is False
