@@ -1,1 +1,1 @@
-VERSION = 5
+VERSION = 4

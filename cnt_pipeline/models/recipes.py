@@ -23,7 +23,7 @@ from cnt_pipeline.models.adapters import Adapters
 from cnt_pipeline.models.architecture import Architecture, Matrix, read_architecture
 from cnt_pipeline.models.lessons import Taught
 from cnt_pipeline.models.load import load_model, quiet_transformers
-from cnt_pipeline.models.teacher import Example, device_of, example_nll
+from cnt_pipeline.models.teacher import Example, device_of, make_batch, pad_of, per_example, token_nll
 from cnt_pipeline.progress import Report, silent
 from cnt_pipeline.study.schema import LoraSft
 
@@ -91,9 +91,11 @@ def fine_tune(
     model = load_model(base, dtype="float32", device=device)
     place = device_of(model)
     _add_adapters(model, recipe, modules)
+    reduced = recipe.precision == "bfloat16"
+    if reduced:
+        _reduce_frozen(model)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=recipe.learning_rate, weight_decay=0.0)
-    reduced = recipe.precision == "bfloat16"
     curve: list[TrainingStep] = []
     began = time.perf_counter()
     report(what, 0, recipe.steps)
@@ -101,8 +103,9 @@ def fine_tune(
         rate = recipe.learning_rate * pace(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = rate
+        batch = make_batch(members, range(len(members)), place, pad_of(model))
         with torch.autocast(place.type, dtype=torch.bfloat16) if reduced else nullcontext():
-            loss = example_nll(model, members)[0].mean()
+            loss = per_example(token_nll(model, batch), batch).mean()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
@@ -165,6 +168,17 @@ def _add_adapters(model: nn.Module, recipe: LoraSft, modules: Mapping[str, Matri
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that has a new one
         torch.manual_seed(recipe.seed)
         inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
+
+
+def _reduce_frozen(model: nn.Module) -> None:
+    """Keep frozen matrices in the format in which autocast multiplies: cast once instead of in every pass.
+
+    What a tied head shares with the embeddings stays there as it is.
+    """
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear) and isinstance(weight, nn.Parameter) and not weight.requires_grad:
+            module.weight = nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
 
 
 def _learned(model: nn.Module, modules: Mapping[str, Matrix], recipe: LoraSft) -> Adapters:

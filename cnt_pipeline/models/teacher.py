@@ -108,49 +108,6 @@ def per_example(values: Tensor, batch: Batch, mean: bool = True) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def example_nll(model: nn.Module, examples: Sequence[Example], share: bool = True) -> tuple[Tensor, Tensor]:
-    """Mean and summed negative log-likelihood of every example's answer, each `[examples]`, in nats, under autograd.
-
-    Examples of unlike length are read in parts; `share` as in `answer_logits`.
-    """
-    device, pad = device_of(model), pad_of(model)
-    parts = even_parts(examples) if device.type == "cpu" else [list(range(len(examples)))]
-    means, sums = [], []
-    for part in parts:
-        batch = make_batch(examples, part, device, pad)
-        tokens = token_nll(model, batch, share)
-        means.append(per_example(tokens, batch))
-        sums.append(per_example(tokens, batch, mean=False))
-    place = torch.tensor([i for part in parts for i in part], device=device).argsort()
-    return torch.cat(means)[place], torch.cat(sums)[place]
-
-
-_PART = 32
-"""What a part costs beside its tokens, in tokens: many small matrix products take longer than one."""
-
-
-def even_parts(examples: Sequence[Example]) -> list[list[int]]:
-    """Numbers of `examples`, longest first, in the parts that take the fewest tokens to read.
-
-    Padding counts as text does; the common start is read once a part.
-    """
-    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].tokens), i))
-    common = max(common_start([e.tokens for e in examples], min(e.start for e in examples) - 1), 0)
-    least, begin = [0], [0]
-    for end in range(1, len(order) + 1):
-        costs = [
-            least[first] + (end - first) * (len(examples[order[first]].tokens) - common) + common + _PART
-            for first in range(end)
-        ]
-        least.append(min(costs))
-        begin.append(costs.index(least[-1]))
-    parts, end = [], len(order)
-    while end:
-        parts.append(order[begin[end] : end])
-        end = begin[end]
-    return parts[::-1]
-
-
 @torch.inference_mode()
 def answer_nll(model: nn.Module, examples: Sequence[Example], batch_size: int, mean: bool = True) -> list[float]:
     """Mean (or summed) negative log-likelihood per answer token of every example, in nats, in the order given."""

@@ -195,7 +195,9 @@ def _values(model: torch.nn.Module, part: list[tuple[Term, int]], share: bool) -
     """The loss of each prompt, `[prompts]`."""
     answers = [term.answers(prompt) for term, prompt in part]
     examples = [answer for group in answers for answer in group]
-    means, sums = teacher.example_nll(model, examples, share)
+    batch = teacher.make_batch(examples, range(len(examples)), teacher.device_of(model), teacher.pad_of(model))
+    tokens = teacher.token_nll(model, batch, share)
+    means, sums = teacher.per_example(tokens, batch), teacher.per_example(tokens, batch, mean=False)
     values = []
     first = 0
     for (term, _), group in zip(part, answers, strict=True):
