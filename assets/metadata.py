@@ -40,6 +40,7 @@ _JSON_SHOWN = (
     "cost.json",
 )  # fmt: skip
 _JSON_LIMIT = 6000
+_MAIN_TABLES = ("ranking.parquet", "plan.parquet", "neurons.parquet", "metrics.parquet", FRONTIER)
 
 
 def kinds(step: Step) -> set[str]:
@@ -91,9 +92,7 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
     if not names:
         return {}
     footers = {name: read_metadata(artifact.path(name)) for name in names}
-    main = next(
-        (name for name in ("ranking.parquet", "plan.parquet", "metrics.parquet", FRONTIER) if name in footers), names[0]
-    )
+    main = next((name for name in _MAIN_TABLES if name in footers), names[0])
     columns = [dg.TableColumn(field.name, str(field.type)) for field in footers[main].schema.to_arrow_schema()]
     rows = {name.removesuffix(".parquet"): footer.num_rows for name, footer in footers.items()}
     return {

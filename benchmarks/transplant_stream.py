@@ -3,7 +3,8 @@
 A Llama-shaped bfloat16 target and donor of random bytes, 1 % of the neurons of every matrix (rows and columns)
 in the plan. Operations take turns, each in a process of its own and begun when everything before is on the disk and
 there is memory to write into. A ratio is that of the medians over the faster half of the rounds: other processes on
-the machine only ever add time. The write with sha256 takes the digests of target and checkpoint in its one pass.
+the machine only ever add time. The write with sha256 is a study's: in its one pass it takes the digests of
+target and checkpoint and of every neuron before and after, and writes both patches.
 """
 
 import json
@@ -24,7 +25,9 @@ import pyarrow as pa
 from benchmarks.claims import Claim
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.transplants.apply import write_transplant
-from cnt_pipeline.transplants.patch import revert
+from cnt_pipeline.transplants.moved import NEURONS
+from cnt_pipeline.transplants.patch import FORWARD
+from cnt_pipeline.transplants.patching import revert
 from cnt_pipeline.transplants.plan import PLAN_SCHEMA, TransplantPlan, read_plan
 from cnt_pipeline.transplants.verify import verify_transplant
 
@@ -34,7 +37,7 @@ SHARE = 0.01
 CLAIMS = {
     "without digests": ("writing a 1 GB transplant without digests, time over cp", 1.6, ("cp", "plain")),
     "with sha256": (
-        "writing a 1 GB transplant with the sha256 of every file before and after, time over cp",
+        "writing a 1 GB transplant with both patches and the sha256 of every file and neuron, time over cp",
         6.0,
         ("cp", "sha256"),
     ),
@@ -93,7 +96,7 @@ def make_plan(share: float) -> TransplantPlan:
             size = (rows, width)[axis]
             for position in generator.choice(size, max(1, round(share * size)), replace=False).tolist():
                 row = (f"model.layers.{layer}.{family}.weight", axis, position, layer, family, position)
-                values = (*row, 0.0, len(columns["rank"]), 1.0, None)
+                values = (*row, 0.0, len(columns["rank"]), 0.0, 1.0, None)
                 for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
                     columns[name].append(value)
     return TransplantPlan(pa.table(columns, PLAN_SCHEMA))
@@ -121,7 +124,9 @@ def child(mode: str, folder: Path) -> dict[str, float]:
     elif mode == "revert":
         revert(out, None, back)
     else:
-        write_transplant(target, donor, plan, out, digests=mode == "sha256")
+        digests = mode == "sha256"
+        beside = {"forward": out / FORWARD.file, "neurons": out / NEURONS} if digests else {}
+        write_transplant(target, donor, plan, out, digests=digests, **beside)
     return {
         "seconds": time.perf_counter() - started,
         "processor": time.process_time() - processor,

@@ -120,16 +120,28 @@ def report(
     show_report(study, store, open_it)
 
 
+@app.command("apply")
+def apply_(
+    patch: Annotated[Path, typer.Argument(metavar="PATCH", help="Forward patch of a transplant (patch.parquet).")],
+    target: Annotated[Path, typer.Option("--target", metavar="FOLDER", help="The model that it was made for.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; it must not hold anything.")],
+) -> None:
+    """Make a transplant's checkpoint from its patch and the target, bit for bit."""
+    from cnt_pipeline.commands.patch import apply_patch
+
+    apply_patch(patch, target, out)
+
+
 @app.command()
 def revert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a transplant.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the target to.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; it must not hold anything.")],
     patch: Annotated[
         Path | None, typer.Option(help="Inverse patch, where it does not lie with the checkpoint.")
     ] = None,
 ) -> None:
     """Restore the target of a transplant, bit for bit."""
-    from cnt_pipeline.commands.report import revert_checkpoint
+    from cnt_pipeline.commands.patch import revert_checkpoint
 
     revert_checkpoint(checkpoint, out, patch)
 
@@ -143,7 +155,7 @@ def export(
         bool, typer.Option("--despite-failed-gates", help="Export although a quality gate failed.")
     ] = False,
 ) -> None:
-    """Copy a finished transplant out of the store, with its model card, proof and inverse patch."""
+    """Copy a finished transplant out of the store, with its model card, proof, patches and list of neurons."""
     from cnt_pipeline.commands.export import export_transplant
 
     export_transplant(study, out, store, despite_failed_gates)

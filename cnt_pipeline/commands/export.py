@@ -1,15 +1,11 @@
 """`cnt export`: a finished transplant as a model folder of its own, outside the store."""
 
-import errno
 import hashlib
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from cnt_pipeline.commands.console import out
-from cnt_pipeline.errors import BrokenArtifactError, GateError, InputError, StoreError
+from cnt_pipeline.errors import BrokenArtifactError, GateError, InputError
 from cnt_pipeline.pipeline.chain import CARD, CARD_BESIDE_CHECKPOINT
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT, SELECTION, VERDICT, verdict_of
 from cnt_pipeline.pipeline.plan import plan
@@ -19,6 +15,7 @@ from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.store.manifest import FileRecord, Manifest, content_digest
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study
+from cnt_pipeline.transplants.new_files import new_folder, writing
 
 MODEL = "model/"
 _CHUNK = 8 << 20
@@ -27,8 +24,9 @@ _CHUNK = 8 << 20
 def export_transplant(path: Path, destination: Path, store: str | None, despite_failed_gates: bool) -> None:
     """Copy the transplant of the study in `path` to `destination`, every file checked against its digest on the way.
 
-    The folder holds the checkpoint, its model card (README.md), the inverse patch and verification.json, so that
-    transformers loads it and `cnt revert` undoes it. It appears whole or not at all.
+    The folder holds the checkpoint, its model card (README.md), its patches, neurons.parquet and verification.json, so
+    that transformers loads it, `cnt revert` undoes it, and patch.parquet alone tells whoever has the target all of it
+    (`cnt apply`). It appears whole or not at all.
 
     Raises:
         InputError: the study is not run as it is now, is a stress test, or `destination` holds something.
@@ -121,26 +119,14 @@ def _files(ready: Mapping[str, Artifact]) -> dict[str, tuple[Path, FileRecord]]:
 
 
 def _write(files: Mapping[str, tuple[Path, FileRecord]], destination: Path) -> None:
-    """Copy `files` into a folder beside `destination`, which then takes its name."""
-    place = destination.expanduser().absolute()
-    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
-    try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise InputError(f"{destination} exists and is not an empty folder: name another, or remove it")
-        partial.mkdir(parents=True)
+    """Copy `files` into a new folder."""
+    with new_folder(destination, sum(record.size for _, record in files.values())) as claim:
         for name, (source, record) in files.items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            if _copy(source, partial / name) != record.sha256:
+            place = claim(name)
+            with writing(place):
+                digest = _copy(source, place)
+            if digest != record.sha256:
                 raise BrokenArtifactError(f"{source} is damaged, so nothing was exported: `cnt run` builds it again")
-        partial.rename(place)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free space" if full else "name a folder that you may write to"
-        raise StoreError(
-            f"{destination} cannot be written ({error.strerror or error}): {advice}, then export again"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy(source: Path, place: Path) -> str:
@@ -150,6 +136,4 @@ def _copy(source: Path, place: Path) -> str:
         while chunk := reader.read(_CHUNK):
             digest.update(chunk)
             writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
     return digest.hexdigest()

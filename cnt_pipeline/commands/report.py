@@ -1,4 +1,4 @@
-"""`cnt report` and `cnt revert`: look at what a study left behind, and undo its transplant."""
+"""`cnt report`: where the page that a study left behind lies."""
 
 import webbrowser
 from pathlib import Path
@@ -38,26 +38,3 @@ def _older(store: Store, study: str) -> str:
     head = store.head(study, REPORT)
     older: Artifact | None = store.get(head.stage, head.fingerprint) if head else None
     return f" (the report of its earlier state is {report_of({REPORT: older})})" if older else ""
-
-
-def revert_checkpoint(checkpoint: Path, destination: Path, patch: Path | None) -> None:
-    """Restore the target of a transplant from its checkpoint and inverse patch.
-
-    Raises:
-        CntError: no patch, or one of another checkpoint; `destination` holds something or cannot be written.
-    """
-    from cnt_pipeline.transplants.patch import PATCH_NAME, revert
-
-    if not checkpoint.is_dir():
-        raise InputError(f"{checkpoint} is no folder: give the checkpoint that `cnt run` names at its end")
-    model = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
-    places = (model / PATCH_NAME, model.parent / PATCH_NAME)
-    found = patch or next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise InputError(f"no inverse patch lies in or beside {model}: name it with --patch")
-    restored = revert(model, found, destination)
-    out().print(
-        f"{restored.folder} holds the target again, bit for bit: {len(restored.files)} files with its recorded digests",
-        markup=False,
-        soft_wrap=True,
-    )

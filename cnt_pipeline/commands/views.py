@@ -39,6 +39,7 @@ VIEWS: tuple[View, ...] = (
     View("effect_rows", "activation_caches/*", "*-[0-9]*.parquet", "raw values by prompt and layer", "objective"),
     View("rankings", "neuron_rankings/*", "ranking.parquet", "every neuron's score and rank by effect", "rule"),
     View("plan", "transplants/selection", "plan.parquet", "the chosen neurons and where their weights lie"),
+    View("moved_neurons", "transplants/checkpoint", "neurons.parquet", "what moved, with digests before and after"),
     View("trials", "transplants/selection", "trials.parquet", "every candidate that the search tried"),
     View("selection", "transplants/selection", "selection.json", "the chosen setting and its figures"),
     View("controls", "transplants/controls", "*.parquet", "neurons of the controls", "control"),

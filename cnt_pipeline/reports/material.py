@@ -54,7 +54,7 @@ class Material:
     `aside` are sources of test prompts that no gate reads. `aim` is the recovery that the search asked for on selection
     prompts, `accept` what the gates ask for. `metrics` are over all test prompts that the gates read, `by_source` (of
     the same columns) over those of one source; `seen` are the sources that scoring or search read. `completeness` is
-    empty where the method measures no effect on the loss.
+    empty where the method measures no effect on the loss. `neurons` is the edit list of the checkpoint.
     """
 
     study: str
@@ -68,6 +68,7 @@ class Material:
     completeness: Mapping[str, Any]
     ranking: "pl.DataFrame"
     plan: "pl.DataFrame"
+    neurons: "pl.DataFrame"
     trials: "pl.DataFrame"
     selection: Mapping[str, Any]
     verification: Mapping[str, Any]

@@ -8,6 +8,8 @@ from cnt_pipeline.reports import words
 from cnt_pipeline.reports.material import Material
 
 TOP_NEURONS = 10
+DIGITS = 16
+"""Hexadecimal digits of a digest that are shown."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def _heat(moved: int, neurons: int, strongest: float) -> HeatCell:
 def top_neurons(material: Material) -> list[dict[str, str]]:
     """The moved neurons that the ranking puts first, with how sure their score is."""
     weight = material.selection["lookalike_weight"]
-    ranked = material.ranking.filter(pl.col("lookalike_weight") == weight).drop("score", "rank")
-    rows = material.plan.join(ranked, on=["layer", "family", "neuron"], how="left").sort("rank").head(TOP_NEURONS)
+    ranked = material.ranking.filter(pl.col("lookalike_weight") == weight)
+    signs = ranked.select("layer", "family", "neuron", "sign_agreement")
+    rows = material.plan.join(signs, on=["layer", "family", "neuron"], how="left").sort("rank").head(TOP_NEURONS)
     return [
         {
             "rank": words.number(row["rank"]),
@@ -80,6 +83,25 @@ def top_neurons(material: Material) -> list[dict[str, str]]:
             "score": words.number(row["score"], 5),
             "error": words.number(row["standard_error"], 5),
             "agreement": words.percent(row["sign_agreement"], 0),
+        }
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def moved_bytes(material: Material) -> list[dict[str, str]]:
+    """The tensors' rows and columns of those neurons, with the beginnings of their digests before and after."""
+    order = ["rank", "layer", "family", "neuron", "parameters"]
+    best = material.neurons.select("rank").unique().sort("rank").head(TOP_NEURONS)["rank"]
+    rows = material.neurons.filter(pl.col("rank").is_in(best.implode())).sort(order, descending=[False] * 4 + [True])
+    return [
+        {
+            "rank": words.number(row["rank"]),
+            "tensor": row["tensor"],
+            "where": f"{('row', 'column')[row['axis']]} {row['position']}",
+            "amplitude": words.setting(row["amplitude"]),
+            "parameters": words.number(row["parameters"]),
+            "before": row["sha256_before"][:DIGITS],
+            "after": row["sha256_after"][:DIGITS],
         }
         for row in rows.iter_rows(named=True)
     ]

@@ -44,6 +44,7 @@ def _view(material: Material) -> dict[str, Any]:
         "random_draws": _random_draws(material),
         "heat": network.heat_map(material),
         "top_neurons": network.top_neurons(material),
+        "moved_bytes": network.moved_bytes(material),
         "source_blocks": source_blocks(material),
         "frontier_rows": frontier.rows(material),
         "frontier_figures": figures.frontier_figures(material),

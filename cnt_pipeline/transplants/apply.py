@@ -8,7 +8,8 @@ rows and columns are replaced.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from cnt_pipeline.models.tensors import SHARD_INDEX, SINGLE_FILE, CheckpointInde
 from cnt_pipeline.transplants.arithmetic import Bits
 from cnt_pipeline.transplants.blocks import Block, Replace, blocks_of
 from cnt_pipeline.transplants.donor import DonorNeurons
+from cnt_pipeline.transplants.moved import NEURONS, MovedNeurons
 from cnt_pipeline.transplants.new_files import new_files
-from cnt_pipeline.transplants.patch import PATCH_NAME, FileRecord, PatchWriter
+from cnt_pipeline.transplants.patch import FORWARD, INVERSE, FileRecord, PatchWriter
 from cnt_pipeline.transplants.plan import TensorEdit, TransplantPlan
 from cnt_pipeline.transplants.stream import stream_file
 
@@ -28,9 +30,9 @@ OTHER_WEIGHTS = (
 """Weights in formats that are not transplanted: a copy would be the target's, which a loader might prefer."""
 
 PROOF_NAME = "verification.json"
-OWN_FILES = ("README.md", PATCH_NAME, PROOF_NAME)
-"""Files that belong to a checkpoint itself and are not inherited: its model card, its inverse patch and the proof that
-nothing else changed."""
+OWN_FILES = ("README.md", FORWARD.file, INVERSE.file, NEURONS, PROOF_NAME)
+"""Files that belong to a checkpoint itself and are not inherited: its model card, its patches, the list of what moved
+and the proof that nothing else changed."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,16 @@ def write_transplant(
     digests: bool = True,
     target_digests: Mapping[str, str] | None = None,
     patch: Path | None = None,
+    forward: Path | None = None,
+    neurons: Path | None = None,
 ) -> WriteReport:
     """Write the checkpoint `out` (same files, names, dtypes as the target) and its inverse patch.
 
-    With `digests` the sha256 of every file written is taken in the same pass. The inverse patch records the
+    With `digests` the sha256 of every file written is taken in the same pass. The patches record the
     sha256 of every file of the target: those in `target_digests` (by file name) are believed, the others
-    are computed in the same pass. Without `digests` nothing is hashed, and a patch lacking the target's
-    digests cannot be reverted. `patch` is where the inverse patch goes, `out / PATCH_NAME` when None.
+    are computed in the same pass. Without `digests` no file is hashed, and a patch lacking the digests of
+    what it leads to cannot be applied. `patch` is where the inverse patch goes, into `out` when None;
+    `forward` and `neurons` are where the forward patch and the list of what moved go, not written when None.
 
     Raises `InputError` (`MismatchError`) when plan, target and donor do not fit together or an amplified
     weight overflows, and `StoreError` when `out` cannot be written or would overwrite a file. After any
@@ -82,42 +87,46 @@ def write_transplant(
     edits = plan.edits(target, donor)
     copied, left_out = companion_files(target)
     known = target_digests or {}
-    patch = out / PATCH_NAME if patch is None else patch
+    patch = out / INVERSE.file if patch is None else patch
     names = [*copied, *target.files]
     sizes = {name: target.path(name).stat().st_size for name in names}
     parameters = sum(edit.parameters for part in edits.values() for edit in part)
     bytes_patched = sum(edit.parameters * edit.info.itemsize for part in edits.values() for edit in part)
     files: dict[str, WrittenFile] = {}
     records: dict[str, FileRecord] = {}
-    with (
-        new_files(out, sum(sizes.values()) + bytes_patched) as claim,
-        PatchWriter(claim(patch)) as inverse,
-        DonorNeurons(donor) as neurons,
-    ):
+    ways = {INVERSE: patch} | ({FORWARD: forward} if forward else {})
+    with new_files(out, sum(sizes.values()) + len(ways) * bytes_patched) as claim, ExitStack() as stack:
+        patches = [stack.enter_context(PatchWriter(claim(path), way)) for way, path in ways.items()]
+        lists = [stack.enter_context(MovedNeurons(claim(neurons), plan, edits))] if neurons else []
+        given = stack.enter_context(DonorNeurons(donor))
         for name in names:
             part = edits.get(name, ())
             done = stream_file(
                 target.path(name),
                 claim(out / name),
                 (block for edit in part for block in blocks_of(edit.info, edit.axis, edit.positions)),
-                _replacing(part, neurons, inverse),
+                _replacing(part, given, [*patches, *lists]),
                 hash_read=digests and name not in known and bool(part),
                 hash_written=digests,
             )
             files[name] = WrittenFile(done.size, done.written)
             read = done.read if part else done.written
             records[name] = FileRecord(done.size, target=known.get(name, read), checkpoint=done.written)
-        inverse.finish(records)
+        for each in patches:
+            each.finish(records)
     return WriteReport(out, files, len(plan), parameters, bytes_patched, patch, left_out)
 
 
-def _replacing(edits: tuple[TensorEdit, ...], neurons: DonorNeurons, inverse: PatchWriter) -> Replace:
-    """The donor's values for every block of `edits`, each recorded in the inverse patch."""
+def _replacing(
+    edits: tuple[TensorEdit, ...], neurons: DonorNeurons, records: Sequence[PatchWriter | MovedNeurons]
+) -> Replace:
+    """The donor's values for every block of `edits`, each noted in all `records`."""
     by_name = {edit.info.name: edit for edit in edits}
 
     def replace(block: Block, old: Bits) -> Bits:
         new = neurons.transplanted(by_name[block.info.name], block, old)
-        inverse.record(block, old, new)
+        for each in records:
+            each.record(block, old, new)
         return new
 
     return replace
@@ -126,8 +135,8 @@ def _replacing(edits: tuple[TensorEdit, ...], neurons: DonorNeurons, inverse: Pa
 def companion_files(index: CheckpointIndex) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The files of a checkpoint folder besides its weights: those a transplant copies, those it leaves out.
 
-    Left out are weights in other formats, hidden files, the model card and an inverse patch of the folder's
-    own. Names are relative to the folder, with "/" between parts.
+    Left out are weights in other formats, hidden files, and the card, patches and lists of a transplant of
+    the folder's own. Names are relative to the folder, with "/" between parts.
     """
     copied: list[str] = []
     left_out: list[str] = []

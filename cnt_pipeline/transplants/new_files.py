@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,3 +65,30 @@ def new_files(folder: Path, needed: int) -> Iterator[Callable[[Path], Path]]:
         for path in reversed(made):
             path.rmdir()
         raise
+
+
+@contextmanager
+def new_folder(place: Path, needed: int) -> Iterator[Callable[[str], Path]]:
+    """A folder that appears under its name with all its files on the disk, or not at all, even when killed.
+
+    Yields a function that registers a file about to be written, by its name in the folder, and says where to write it.
+    Raises `StoreError` when `place` holds something already, and as `new_files`.
+    """
+    place = place.expanduser().absolute()
+    with writing(place):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise StoreError(f"{place} exists already and is not an empty folder: name another, or remove it")
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    files: list[Path] = []
+    with new_files(partial, needed) as claim:
+
+        def register(name: str) -> Path:
+            files.append(claim(partial / name))
+            return files[-1]
+
+        yield register
+        with writing(place):
+            for file in files:
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            partial.rename(place)

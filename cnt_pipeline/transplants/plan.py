@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from cnt_pipeline.transplants.arithmetic import BIT_TYPES
 if TYPE_CHECKING:
     import polars as pl
 
+Number = TypeVar("Number", bound=np.generic)
+
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("tensor", pa.string(), nullable=False),
@@ -29,19 +31,22 @@ PLAN_SCHEMA = pa.schema(
         pa.field("neuron", pa.int32(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
+        pa.field("standard_error", pa.float64(), nullable=True),
         pa.field("amplitude", pa.float32(), nullable=False),
         pa.field("bias", pa.string(), nullable=True),
     ]
 )
-"""One row per neuron; `axis` and `position` are of the stored tensor; the vector `bias` moves along."""
+"""One row per neuron; `axis` and `position` are of the stored tensor; the vector `bias` moves along. Score, rank
+and the score's standard error (null where the rule has none) are the ranking's: whoever lists what moved needs no
+ranking, of which most says nothing of these neurons."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorEdit:
     """The planned part of one stored tensor: rows (`axis` 0; a bias is rows of one element) or columns.
 
-    `positions` [neurons] ascend; `amplitudes` [neurons] are float32; `info` and `donor` say where the
-    tensor lies in target and donor.
+    `positions` [neurons] ascend; `amplitudes` [neurons] are float32, `rows` [neurons] the places of these neurons
+    in the plan's table; `info` and `donor` say where the tensor lies in target and donor.
     """
 
     info: TensorInfo
@@ -49,11 +54,17 @@ class TensorEdit:
     axis: int
     positions: npt.NDArray[np.int64]
     amplitudes: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+
+    @property
+    def width(self) -> int:
+        """Weights of one neuron in this tensor."""
+        return self.info.count // self.info.shape[self.axis]
 
     @property
     def parameters(self) -> int:
         """Weights that the edit replaces."""
-        return len(self.positions) * (self.info.count // self.info.shape[self.axis])
+        return len(self.positions) * self.width
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +83,9 @@ class TransplantPlan:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the transplant plan is malformed ({reason}): make it again with `cnt run`") from None
-        amplitudes = self._numbers("amplitude")
-        if not np.isfinite(amplitudes).all():
+        if not np.isfinite(self._numbers("amplitude", np.float32)).all():
             raise InputError("the transplant plan holds an amplitude that is not finite: set eta to a number")
-        if len(self) and not np.isin(self._numbers("axis"), (0, 1)).all():
+        if len(self) and not np.isin(self._numbers("axis", np.int64), (0, 1)).all():
             raise InputError("the transplant plan names an axis other than 0 and 1: make it again with `cnt run`")
 
     def __len__(self) -> int:
@@ -107,9 +117,10 @@ class TransplantPlan:
         Raises `InputError` for tensors that target or donor lack, positions outside a tensor, neurons named
         twice and dtypes that are no float; `MismatchError` where the donor's tensor has another shape.
         """
+        positions, amplitudes = self._numbers("position", np.int64), self._numbers("amplitude", np.float32)
         edits = [
-            _edit(target, donor, name, axis, positions, amplitudes)
-            for (name, axis), (positions, amplitudes) in self._groups().items()
+            _edit(target, donor, name, axis, positions[rows], amplitudes[rows], rows)
+            for (name, axis), rows in self._groups(positions).items()
         ]
         seen: set[str] = set()
         for edit in edits:
@@ -122,16 +133,14 @@ class TransplantPlan:
         edits.sort(key=lambda edit: edit.info.begin)
         return {file: tuple(edit for edit in edits if edit.info.file == file) for file in target.files}
 
-    def _numbers(self, column: str) -> npt.NDArray[np.generic]:
+    def _numbers(self, column: str, kind: type[Number]) -> npt.NDArray[Number]:
         numbers: npt.NDArray[np.generic] = self.table.column(column).to_numpy()
-        return numbers
+        return numbers.astype(kind)
 
-    def _groups(self) -> Mapping[tuple[str, int], tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Positions and amplitudes by (tensor, axis); a bias is a tensor with axis 0."""
-        positions = self._numbers("position").astype(np.int64)
-        amplitudes = self._numbers("amplitude").astype(np.float32)
-        axes = self._numbers("axis").astype(np.int64)
-        groups: dict[tuple[str, int], tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = {}
+    def _groups(self, positions: npt.NDArray[np.int64]) -> Mapping[tuple[str, int], npt.NDArray[np.int64]]:
+        """Rows of the table by (tensor, axis), in the order of `positions`; a bias is a tensor with axis 0."""
+        axes = self._numbers("axis", np.int64)
+        groups: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         for column in ("tensor", "bias"):
             encoded = self.table.column(column).combine_chunks().dictionary_encode()
             codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -145,7 +154,7 @@ class TransplantPlan:
                 name, axis = encoded.dictionary[int(codes[part[0]])].as_py(), int(along[part[0]])
                 if (name, axis) in groups:
                     raise InputError(f"the transplant plan names {name} both as a tensor and as a bias: name it once")
-                groups[name, axis] = positions[part], amplitudes[part]
+                groups[name, axis] = part
         return groups
 
 
@@ -165,6 +174,7 @@ def _edit(
     axis: int,
     positions: npt.NDArray[np.int64],
     amplitudes: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
 ) -> TensorEdit:
     info, given = target[name], donor[name]
     if info.shape != given.shape:
@@ -189,4 +199,4 @@ def _edit(
     twice = positions[1:][np.diff(positions) == 0]
     if len(twice):
         raise InputError(f"the transplant plan names position {twice[0]} of {name} twice: name every neuron once")
-    return TensorEdit(info, given, axis, positions, amplitudes)
+    return TensorEdit(info, given, axis, positions, amplitudes, rows)

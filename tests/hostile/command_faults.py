@@ -83,6 +83,18 @@ OTHER_COMMANDS = [
         (("schema", "runs"),),
     ),
     Fault(
+        "apply of nothing",
+        lambda b: None,
+        ("is no file", "`cnt export`"),
+        (("apply", "{root}/none", "--target", "{root}", "--out", "{root}/out"),),
+    ),
+    Fault(
+        "apply of what is no patch",
+        lambda b: b.own("target"),
+        ("no intact forward patch", "restore it"),
+        (("apply", "{root}/target/config.json", "--target", "{root}/target", "--out", "{root}/out"),),
+    ),
+    Fault(
         "revert of nothing",
         lambda b: None,
         ("is no folder", "give the checkpoint"),

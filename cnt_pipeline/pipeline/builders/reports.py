@@ -21,6 +21,7 @@ from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, LoraSft, ModelSource, Split
 from cnt_pipeline.transplants.methods import resolve
+from cnt_pipeline.transplants.moved import NEURONS
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION, TRIALS
 
 
@@ -39,6 +40,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         completeness={} if method.effect == "contrast" else read_json(context, "transfer", SUMMARY),
         ranking=_table(context, "ranking", RANKING),
         plan=_table(context, "selection", PLAN),
+        neurons=_table(context, "checkpoint", NEURONS),
         trials=_table(context, "selection", TRIALS),
         selection=read_json(context, "selection", SELECTION),
         verification=read_json(context, "checkpoint", VERIFICATION),

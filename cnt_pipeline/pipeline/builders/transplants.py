@@ -30,7 +30,8 @@ from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, Source
 from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
 from cnt_pipeline.transplants.edit.write import Edited, verify_unchanged, write_edited
 from cnt_pipeline.transplants.methods import LEARNING
-from cnt_pipeline.transplants.patch import PATCH_NAME
+from cnt_pipeline.transplants.moved import NEURONS
+from cnt_pipeline.transplants.patch import FORWARD, INVERSE
 from cnt_pipeline.transplants.plan import read_plan
 from cnt_pipeline.transplants.select import build as selections
 from cnt_pipeline.transplants.select.candidates import Space, read_orders, read_scores
@@ -44,7 +45,6 @@ from cnt_pipeline.transplants.select.units import read_unit_orders
 from cnt_pipeline.transplants.verify import verify_transplant
 
 VERIFICATION = "verification.json"
-INVERSE = PATCH_NAME
 
 
 def space_of(context: Context) -> Space:
@@ -110,7 +110,9 @@ def _learned(context: Context, search: Search, ranking: Path, folder: Path) -> F
 
 
 def write(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`model/` (the checkpoint), its inverse patch, and the proof that nothing else changed.
+    """`model/` (the checkpoint), `neurons.parquet` (what moved), its patches, and the proof that nothing else changed.
+
+    A stress test gets no forward patch: that is as good as its checkpoint and easier to carry away.
 
     Raises:
         BrokenArtifactError: the written checkpoint is not what the plan makes of target and donor.
@@ -120,7 +122,11 @@ def write(context: Context, folder: Path) -> Mapping[str, JSON]:
     context.report("writing the checkpoint", 0, 1)
     known = json.loads(context.path("target", "model.json").read_text(encoding="utf-8"))["files"]
     digests = {name: record["sha256"] for name, record in known.items()}
-    written = write_transplant(target, donor, plan, folder / "model", patch=folder / INVERSE, target_digests=digests)
+    stress_test = context.step.slice.get("purpose") == "stress_test"
+    written = write_transplant(
+        target, donor, plan, folder / "model", target_digests=digests, patch=folder / INVERSE.file,
+        forward=None if stress_test else folder / FORWARD.file, neurons=folder / NEURONS,
+    )  # fmt: skip
     verification = verify_transplant(target, donor, plan, read_index(folder / "model"))
     if not verification.holds:
         raise BrokenArtifactError(

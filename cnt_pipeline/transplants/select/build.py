@@ -42,9 +42,7 @@ def refuse_inadmissible(baselines: Baselines, function: Function, accept: Accept
 def plan_of(found: Found, space: Space, ranking: Path) -> TransplantPlan:
     """The chosen neurons as a plan, in the order of the checkpoint's bytes."""
     frame = space.frame(found.chosen)
-    columns = ["lookalike_weight", "layer", "family", "neuron", "score", "rank"]
-    scores = pl.read_parquet(ranking, columns=columns, glob=False)
-    scores = scores.filter(pl.col("lookalike_weight") == found.trial.lookalike_weight).drop("lookalike_weight")
+    scores = _scores(ranking, found.trial.lookalike_weight)
     starts = np.array(list(space.offsets.values()))
     matrices = [space.matrices[i] for i in np.searchsorted(starts, found.chosen, side="right") - 1]
     neurons = frame["neuron"].to_list()
@@ -57,6 +55,14 @@ def plan_of(found: Found, space: Space, ranking: Path) -> TransplantPlan:
     )
     joined = frame.join(scores, on=["layer", "family", "neuron"], how="left", maintain_order="left")
     return TransplantPlan.from_frame(joined.sort("tensor", "position"))
+
+
+def _scores(ranking: Path, lookalike_weight: float) -> pl.DataFrame:
+    """Score, rank and standard error (null where the rule gives none) of every neuron at one look-alike weight."""
+    lazy = pl.scan_parquet(ranking, glob=False).filter(pl.col("lookalike_weight") == lookalike_weight)
+    known = lazy.collect_schema().names()
+    error = pl.col("standard_error") if "standard_error" in known else pl.lit(None, pl.Float64).alias("standard_error")
+    return lazy.select("layer", "family", "neuron", "score", "rank", error).collect()
 
 
 def write_trials(trials: tuple[Trial, ...], path: Path) -> None:

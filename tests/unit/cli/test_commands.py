@@ -133,6 +133,18 @@ def test_views_join(cnt: Cnt, finished_store: Project) -> None:
     assert all(row["refused"] == pytest.approx(row["reported"]) for row in rows)
 
 
+def test_what_moved_joins_the_plan_and_its_ranking(cnt: Cnt, finished_store: Project) -> None:
+    sql = (
+        "select m.neuron, m.standard_error, r.standard_error as ranked, m.sha256_before <> m.sha256_after as changed "
+        "from moved_neurons m join plan p using (study, layer, family, neuron) join rankings r "
+        "using (study, layer, family, neuron) where r.rule = 'path' and r.score = m.score and r.rank = m.rank"
+    )
+    rows = json.loads(cnt(finished_store, "query", sql, "--json").stdout)
+    planned = json.loads(cnt(finished_store, "query", "select neuron from plan", "--json").stdout)
+    assert len(rows) >= len(planned) > 0
+    assert all(row["changed"] and row["standard_error"] == row["ranked"] for row in rows)
+
+
 def test_a_query_without_sql_lists_the_views(cnt: Cnt, finished_store: Project) -> None:
     listed = cnt(finished_store, "query").stdout
     assert all(view.name in listed for view in VIEWS)

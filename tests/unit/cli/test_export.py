@@ -48,7 +48,7 @@ def test_the_exported_folder_is_the_checkpoint_with_card_patch_and_proof(cnt: Cn
     assert Path(document.transplant.path).parent.name == stored.parent.name
     for path in stored.iterdir():
         assert hash_file(path) == hash_file(out / path.name)
-    beside = {"README.md", "inverse_patch.parquet", "verification.json"}
+    beside = {"README.md", "patch.parquet", "inverse_patch.parquet", "neurons.parquet", "verification.json"}
     assert {path.name for path in out.iterdir()} == {path.name for path in stored.iterdir()} | beside
     assert "mini" in (out / "README.md").read_text()
     assert [path.name for path in out.parent.iterdir()] == ["model"]
@@ -61,6 +61,28 @@ def test_transformers_loads_the_exported_folder_and_revert_undoes_it(cnt: Cnt, p
     assert load_model(out).config.model_type == "llama"
     assert cnt(project, "revert", str(out), "--out", "restored").exit_code == 0
     target = resolve_model(load_study(project.study).models.target)  # type: ignore[arg-type]
+    assert hash_file(project.folder / "restored" / "model.safetensors") == hash_file(target / "model.safetensors")
+
+
+def test_the_exported_patch_makes_the_exported_checkpoint_from_the_target_alone(cnt: Cnt, project: Project) -> None:
+    call(cnt, project)
+    out, again = project.folder / "out" / "model", project.folder / "again"
+    target = resolve_model(load_study(project.study).models.target)  # type: ignore[arg-type]
+    patch = ("apply", str(out / "patch.parquet"), "--target", str(target), "--out", "again")
+    done = cnt(project, *patch)
+    assert done.exit_code == 0, done.output
+    assert "again holds the checkpoint, bit for bit" in done.stdout
+    stored = {path.name: hash_file(path) for path in next(project.store.glob("transplants/*/model")).iterdir()}
+    made = {path.name: hash_file(path) for path in again.iterdir()}
+    assert {name: digest for name, digest in made.items() if name != "inverse_patch.parquet"} == stored
+    refused = cnt(project, *patch)
+    assert (refused.exit_code, "not an empty folder" in refused.stderr) == (2, True)
+    donor = resolve_model(load_study(project.study).models.donor)  # type: ignore[arg-type]
+    refused = cnt(project, "apply", str(out / "patch.parquet"), "--target", str(donor), "--out", "third")
+    assert refused.exit_code == 2
+    assert "is not the target" in refused.stderr and "model.safetensors: model.layers." in refused.stderr
+    assert not (project.folder / "third").exists()
+    assert cnt(project, "revert", "again", "--out", "restored").exit_code == 0
     assert hash_file(project.folder / "restored" / "model.safetensors") == hash_file(target / "model.safetensors")
 
 
@@ -128,6 +150,11 @@ def test_a_stress_test_reports_and_is_not_exported_whatever_its_study_says_later
     assert ran.returncode == 0, ran.stderr
     assert_not_offered(ran.stdout)
     assert len(list(project.store.glob("transplants/*/model/model.safetensors"))) == 2
+    (passed,) = project.store.glob("transplants/*/patch.parquet")
+    assert len(list(project.store.glob("transplants/*/inverse_patch.parquet"))) == 2
+    (tested,) = (path.parent for path in project.store.glob("transplants/*/neurons.parquet") if
+                 path.parent != passed.parent)  # fmt: skip
+    assert not (tested / "patch.parquet").exists()
     assert_refused(call(cnt, project), project, 2, "stress test", "not exported")
     project.edit("purpose: stress_test\n", "")
     assert_refused(call(cnt, project), project, 2, "made by a stress test in this store")

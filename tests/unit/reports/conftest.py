@@ -149,10 +149,23 @@ def _neurons() -> tuple[pl.DataFrame, pl.DataFrame]:
     ]
     places = [(0, "down", 0), (0, "down", 1), (1, "q", 3), (1, "down", 7)]
     plan = [
-        {"layer": layer, "family": family, "neuron": neuron, "score": 0.5, "rank": rank}
+        {"layer": layer, "family": family, "neuron": neuron, "score": 0.5, "rank": rank, "standard_error": 0.01}
         for rank, (layer, family, neuron) in enumerate(places, 1)
     ]
     return pl.DataFrame(ranked), pl.DataFrame(plan)
+
+
+def _moved(plan: pl.DataFrame) -> pl.DataFrame:
+    """The edit list of a plan whose q neurons have a bias."""
+    rows = []
+    for number, row in enumerate(plan.iter_rows(named=True)):
+        name, axis = f"{row['layer']}.{row['family']}", int(row["family"] == "down")
+        digests = {"sha256_before": f"{number}a" * 32, "sha256_after": f"{number}b" * 32}
+        place = {"position": row["neuron"], "amplitude": 1.0} | digests
+        rows.append(row | place | {"tensor": f"{name}.weight", "axis": axis, "parameters": 16})
+        if not axis:
+            rows.append(row | place | {"tensor": f"{name}.bias", "axis": 0, "parameters": 1})
+    return pl.DataFrame(rows)
 
 
 @pytest.fixture
@@ -191,6 +204,7 @@ def make_material(tmp_path_factory: pytest.TempPathFactory) -> MakeMaterial:
             },
             "ranking": ranking,
             "plan": plan,
+            "neurons": _moved(plan),
             "trials": _trials(),
             "selection": {
                 "neurons": 4, "parameters": 64, "total_parameters": 6400, "share": 0.01, "eta": 1.0,

@@ -235,7 +235,8 @@ def test_a_stress_test_says_so_in_its_title_and_first_words(make_material: MakeM
     assert "<h1>Stress test: refusal" in page
     for text in (page, card):
         assert "how robust it is" in text and "cnt export refuses it" in text
-    assert "not for use or for sharing" in card
+    assert "not for use or for sharing" in card and "`patch.parquet`" not in card
+    assert "`patch.parquet`" in written(make_material(), tmp_path)[1]
     assert "Stress test" not in "".join(written(make_material(), tmp_path))
 
 

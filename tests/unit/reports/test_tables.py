@@ -10,7 +10,7 @@ from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.cautions import cautions
 from cnt_pipeline.reports.material import SUBJECTS, Material
-from cnt_pipeline.reports.network import heat_map, top_neurons
+from cnt_pipeline.reports.network import DIGITS, heat_map, moved_bytes, top_neurons
 from cnt_pipeline.reports.samples import SHOWN, choose_samples
 from cnt_pipeline.reports.tables import metric_blocks, trial_rows
 from cnt_pipeline.study.schema import Function
@@ -45,6 +45,18 @@ def test_the_target_is_no_unjudged_sample_of_its_own_divergence(make_material: M
     cells = metric_blocks(make_material(metrics=metrics))[-1].cells
     assert (cells[0].value, cells[0].unscored) == (words.NONE, 0)
     assert cells[2].value == "0.0004"
+
+
+def test_what_moved_is_listed_by_rank_with_the_bias_below_its_row(make_material: MakeMaterial) -> None:
+    rows = moved_bytes(make_material())
+    assert [(row["rank"], row["tensor"], row["where"], row["parameters"]) for row in rows] == [
+        ("1", "0.down.weight", "column 0", "16"),
+        ("2", "0.down.weight", "column 1", "16"),
+        ("3", "1.q.weight", "row 3", "16"),
+        ("3", "1.q.bias", "row 3", "1"),
+        ("4", "1.down.weight", "column 7", "16"),
+    ]
+    assert (rows[2]["before"], rows[2]["after"]) == (("2a" * 32)[:DIGITS], ("2b" * 32)[:DIGITS])
 
 
 def test_the_heat_map_counts_every_layer_and_family(make_material: MakeMaterial) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from cnt_pipeline.transplants.apply import OWN_FILES
 from cnt_pipeline.transplants.plan import PLAN_SCHEMA, TransplantPlan
 
 Tensors = dict[str, torch.Tensor]
@@ -70,7 +71,8 @@ MIXED: list[Row] = [
 def make_plan(rows: Iterable[Row]) -> TransplantPlan:
     columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
     for rank, (tensor, axis, position, amplitude, bias) in enumerate(rows):
-        values = (tensor, axis, position, 0, "q", position, 1.0 - rank, rank, amplitude, bias)
+        error = rank / 8 if rank % 2 else None
+        values = (tensor, axis, position, 0, "q", position, 1.0 - rank, rank, error, amplitude, bias)
         for name, value in zip(PLAN_SCHEMA.names, values, strict=True):
             columns[name].append(value)
     return TransplantPlan(pa.table(columns, PLAN_SCHEMA))
@@ -106,7 +108,7 @@ def same_bits(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor
     )
 
 
-def file_bytes(folder: Path, leave: Iterable[str] = ("inverse_patch.parquet",)) -> dict[str, bytes]:
+def file_bytes(folder: Path, leave: Iterable[str] = OWN_FILES) -> dict[str, bytes]:
     """Every file of a folder but those to `leave`, by name."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()

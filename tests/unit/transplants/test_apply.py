@@ -278,7 +278,7 @@ import sys
 from pathlib import Path
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.transplants.apply import write_transplant
-from cnt_pipeline.transplants.patch import revert
+from cnt_pipeline.transplants.patching import apply, revert
 from cnt_pipeline.transplants.plan import read_plan
 from cnt_pipeline.transplants.verify import verify_transplant
 
@@ -291,9 +291,11 @@ target, donor = read_index(folder / "target"), read_index(folder / "donor")
 plan = read_plan(folder / "plan.parquet")
 before = status("VmRSS")
 for digests in (False, True):
-    write_transplant(target, donor, plan, folder / f"out-{digests}", digests=digests)
+    beside = {"forward": folder / f"patch-{digests}", "neurons": folder / f"neurons-{digests}"}
+    write_transplant(target, donor, plan, folder / f"out-{digests}", digests=digests, **beside)
 assert verify_transplant(target, donor, plan, read_index(folder / "out-True")).holds
 revert(folder / "out-True", None, folder / "back")
+apply(folder / "patch-True", folder / "target", folder / "again")
 print(status("VmHWM") - before)
 """
 

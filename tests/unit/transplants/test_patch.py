@@ -14,7 +14,8 @@ import torch
 from cnt_pipeline.errors import InputError, StoreError
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.transplants.apply import write_transplant
-from cnt_pipeline.transplants.patch import METADATA_KEY, PATCH_NAME, revert
+from cnt_pipeline.transplants.patch import INVERSE
+from cnt_pipeline.transplants.patching import revert
 from tests.unit.transplants.checkpoints import (
     MIXED,
     Row,
@@ -82,7 +83,7 @@ def test_digests_known_beforehand_serve_without_hashing(tmp_path: Path) -> None:
 
 def test_the_patch_may_lie_elsewhere(tmp_path: Path) -> None:
     transplant(tmp_path, patch=tmp_path / "patches" / "one.parquet")
-    assert not (tmp_path / "out" / PATCH_NAME).exists()
+    assert not (tmp_path / "out" / INVERSE.file).exists()
     revert(tmp_path / "out", tmp_path / "patches" / "one.parquet", tmp_path / "back")
     assert file_bytes(tmp_path / "back") == file_bytes(tmp_path / "target")
 
@@ -121,9 +122,9 @@ def test_a_changed_checkpoint_is_refused_and_leaves_nothing(made: Path) -> None:
 def test_the_patch_of_another_transplant_is_refused(made: Path, tmp_path: Path) -> None:
     other = transplant(tmp_path / "other", MIXED[:4])
     with pytest.raises(InputError, match="is not the checkpoint"):
-        revert(made / "out", other / "out" / PATCH_NAME, made / "back")
+        revert(made / "out", other / "out" / INVERSE.file, made / "back")
     with pytest.raises(InputError, match="is not the checkpoint"):
-        revert(made / "target", made / "out" / PATCH_NAME, made / "back")
+        revert(made / "target", made / "out" / INVERSE.file, made / "back")
     assert not (made / "back").exists()
 
 
@@ -140,7 +141,7 @@ def test_a_patch_without_digests_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_patch_damaged_anywhere_never_gives_a_wrong_target(made: Path) -> None:
-    path = made / "out" / PATCH_NAME
+    path = made / "out" / INVERSE.file
     raw = path.read_bytes()
     wanted = file_bytes(made / "target")
     for offset in range(0, len(raw), 41):
@@ -161,18 +162,18 @@ def test_a_patch_damaged_anywhere_never_gives_a_wrong_target(made: Path) -> None
 
 @pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", ""])
 def test_a_patch_cannot_write_outside_its_folder(made: Path, name: str) -> None:
-    path = made / "out" / PATCH_NAME
+    path = made / "out" / INVERSE.file
     table = pq.read_table(path)
-    document = json.loads(table.schema.metadata[METADATA_KEY]) if METADATA_KEY in (table.schema.metadata or {}) else {}
-    document = document or json.loads(pq.ParquetFile(path).metadata.metadata[METADATA_KEY])
+    document = json.loads(table.schema.metadata[INVERSE.key]) if INVERSE.key in (table.schema.metadata or {}) else {}
+    document = document or json.loads(pq.ParquetFile(path).metadata.metadata[INVERSE.key])
     document["files"][name] = document["files"]["config.json"]
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(document)}), path)
+    pq.write_table(table.replace_schema_metadata({INVERSE.key: json.dumps(document)}), path)
     with pytest.raises(InputError, match="no intact inverse patch"):
         revert(made / "out", None, made / "back")
 
 
 def test_an_absent_patch_is_one_sentence(made: Path) -> None:
-    (made / "out" / PATCH_NAME).unlink()
+    (made / "out" / INVERSE.file).unlink()
     with pytest.raises(InputError, match="no intact inverse patch"):
         revert(made / "out", None, made / "back")
 

@@ -55,6 +55,18 @@ def test_the_plan_names_tensor_position_and_score_of_every_chosen_neuron(tmp_pat
         assert row["amplitude"] == 2.0
 
 
+def test_the_plan_carries_the_rankings_standard_error_and_null_where_the_rule_has_none(tmp_path: Path) -> None:
+    found, path = found_in(tmp_path), tmp_path / "ranking.parquet"
+    assert plan_of(found, SPACE, path).to_frame()["standard_error"].null_count() == len(found.chosen)
+    ranked = pl.read_parquet(path).with_columns(
+        (1 / pl.col("rank") + pl.col("lookalike_weight")).alias("standard_error")
+    )
+    ranked.write_parquet(path)
+    plan = plan_of(found, SPACE, path).to_frame()
+    weight = found.trial.lookalike_weight
+    assert plan["standard_error"].to_list() == [1 / rank + weight for rank in plan["rank"].to_list()]
+
+
 def test_every_trial_and_the_chosen_setting_are_written(tmp_path: Path) -> None:
     found = found_in(tmp_path)
     write_trials(found.trials, tmp_path / "trials.parquet")

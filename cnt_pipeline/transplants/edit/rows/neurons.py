@@ -110,7 +110,10 @@ ROWS = (
             "the difference of its activation in the two models. The best within the budget are copied from the donor."
         ),
         deviations=(
-            "The source replaces activations while the model runs; here the weights that make them are copied. The "
+            "The source replaces activations while the model runs; here the weights that make them are copied. So the "
+            "leaderboard's recovery is the source's causal effect E[F(patched) - F(M1)] / E[F(M2) - F(M1)] (M1 the "
+            "target, M2 the donor, F the study's metric) for copied weights: they work on the target's inputs, where a "
+            "replaced activation also brings what changed before it, even where the neuron's weights are equal. The "
             "cache holds mean and root mean square of each prompt, not single tokens, so the mean square difference of "
             "a prompt is taken as the smallest that they allow: squared difference of means plus squared difference of "
             "standard deviations; the row cnt_contrast measures it token by token. Prompts count the same, whatever "
