@@ -25,6 +25,8 @@ LOADING_BUILDERS = (
     "transplants.select",
     "evaluations.frontier",
     "transplants.edit",
+    "suites.answer",
+    "suites.harness",
 )
 """Builders that load models or their tensors; in the UI one runs at a time (`concurrency.pools` in dagster.yaml)."""
 

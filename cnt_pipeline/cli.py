@@ -238,6 +238,21 @@ def methods(
         print_method(name)
 
 
+@app.command()
+def suites(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One suite: its sources, columns, metrics, licences.")
+    ] = None,
+) -> None:
+    """List the evaluation suites that a study can name, or describe one."""
+    from cnt_pipeline.commands.suites import print_suite, print_suites
+
+    if name is None:
+        print_suites()
+    else:
+        print_suite(name)
+
+
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 

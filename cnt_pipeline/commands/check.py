@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnt_pipeline.commands.console import err, out, table
+from cnt_pipeline.evaluations.suite_table import resolve_suites
 from cnt_pipeline.measures.metrics import refuse_unjudged
 from cnt_pipeline.models.ancestry import ancestry, ancestry_warning
 from cnt_pipeline.models.compare import compare, estimate, non_neuron_difference
@@ -18,6 +19,7 @@ from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.build import materialize
 from cnt_pipeline.prompt_sets.dimensions import materialize_dimension
 from cnt_pipeline.prompt_sets.schema import Prompt, Role
+from cnt_pipeline.prompt_sets.suites import gather
 from cnt_pipeline.quantities import size_text
 from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.study.load import load_study
@@ -58,6 +60,7 @@ def check_study(path: Path) -> None:
     console.print(table(("prompts", *splits), rows, right=splits))
     console.print("no prompt serves two roles")
     _show_dimensions(study, sets)
+    _show_suites(study, sets)
     _show_needs(study, artifacts, {kind: len(sets["score", kind]) for kind in KINDS})
     judged = {role: rows for role, rows in sets.items() if role[0] != TRAIN}
     small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in judged.items() if len(rows) < FEW_PROMPTS]
@@ -79,6 +82,22 @@ def _show_dimensions(study: Study, sets: Mapping[Role, list[Prompt]]) -> None:
         earlier[dimension.name] = {prompt.id for rows in parts.values() for prompt in rows}
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in parts.items())
         _say(f"dimension {dimension.name}: {counts}")
+
+
+def _show_suites(study: Study, sets: Mapping[Role, list[Prompt]]) -> None:
+    """Print how many prompts the parts of the study's suites have; tasks of lm-evaluation-harness read their own."""
+    read = {prompt.id for (split, _), rows in sets.items() if split != "test" for prompt in rows}
+    for suite in resolve_suites(study):
+        for part in suite.asked:
+            own = sets["test", part.kind] if part.kind else []
+            gathered = gather(
+                part.source, own, part.adapter, part.part.template, part.take, study.seed, read,
+                f"{study.file}:suites.{suite.key}.{part.name}",
+            )  # fmt: skip
+            left = f", {gathered.left_out} left out that the study reads elsewhere" if gathered.left_out else ""
+            _say(f"suite {suite.key}, {part.name}: {len(gathered.items)} prompts{left}")
+        for part in suite.tasks:
+            _say(f"suite {suite.key}, {part.name}: {part.part.task} of lm-evaluation-harness")
 
 
 def _made(study: Study) -> dict[str, Artifact]:

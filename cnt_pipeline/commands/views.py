@@ -49,6 +49,8 @@ VIEWS: tuple[View, ...] = (
         "frontier", "evaluations/frontier", "frontier.parquet",
         "recovery against parameters moved; `variant` null stands for a series, the others are single draws",
     ),
+    View("suite_metrics", "evaluations/suite_*", "metrics.parquet", "figures of every suite with their intervals"),
+    View("suite_samples", "evaluations/suite_*", "samples.parquet", "every judged answer to a suite"),
     View("stability", "evaluations/stability", "stability.parquet", "rankings from resampled prompts"),
     View(
         "checks", "evaluations/verdict", "verdict.json", "the quality gates",

@@ -11,6 +11,7 @@ from cnt_pipeline.pipeline.find_steps import (
 )
 from cnt_pipeline.pipeline.prove_steps import evaluation_steps, final_completions, report_step, transplant_steps
 from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.suite_steps import suite_steps
 from cnt_pipeline.study.schema import Study
 from cnt_pipeline.transplants.methods import resolve
 
@@ -31,6 +32,7 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         *transplant_steps(study, method),
         *final_completions(study),
         *evaluation_steps(study, method),
+        *suite_steps(study),
     )
     return with_matching(study, (*chain, report_step(study, method, chain), *compared_steps(study, chain)))
 

@@ -4,12 +4,14 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.prompt_sets import sources
 from cnt_pipeline.prompt_sets.schema import Prompt, Role, file_name, prompt_id, roles_of, write_prompts
 from cnt_pipeline.study.schema import KINDS, Kind, Prompts, PromptSource, Shares, Split
+
+Asked = TypeVar("Asked", bound=Prompt)
 
 
 def build(prompts: Prompts, seed: int, folder: Path, taught: Collection[Kind] = ()) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def materialize(prompts: Prompts, seed: int, taught: Collection[Kind] = ()) -> d
             if split != "score" and own != scoring:
                 seen = {prompt.id for _, members in parts for prompt in members}
                 parts += zip(own, read_parts(own, _key(split, kind), seen), strict=True)
-            members = [prompt for source, found in parts for prompt in _take(found, source.take, seed)]
+            members = [prompt for source, found in parts for prompt in take_by_lot(found, source.take, seed)]
             if not members:
                 named = " and ".join(sources.describe(source) for source, _ in parts)
                 raise InputError(
@@ -81,7 +83,9 @@ def divided(
     return [
         prompt
         for source, members in zip(listed, whole, strict=True)
-        for prompt in _take([p for p in members if _assigned(p, shares, sharing, seed) == split], source.take, seed)
+        for prompt in take_by_lot(
+            [p for p in members if _assigned(p, shares, sharing, seed) == split], source.take, seed
+        )
     ]
 
 
@@ -189,7 +193,7 @@ def _assigned(prompt: Prompt, shares: Shares, sharing: Sequence[Split], seed: in
     return sharing[-1]
 
 
-def _take(prompts: list[Prompt], count: int | None, seed: int) -> list[Prompt]:
+def take_by_lot(prompts: list[Asked], count: int | None, seed: int) -> list[Asked]:
     """`count` prompts by lot (their digests decide), in file order: a row added elsewhere moves few others."""
     if count is None or count >= len(prompts):
         return prompts

@@ -48,6 +48,19 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class SuiteFigures:
+    """A suite as asked: what its steps are `called`, the suite file's `name`, `version` and `meaning`, its figures, and
+    by part how many prompts were left out because the study reads them elsewhere."""
+
+    called: str
+    name: str
+    version: int
+    meaning: str
+    figures: "pl.DataFrame"
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Material:
     """The content of every artifact that a report reads, in the layout of the stage that wrote it.
 
@@ -86,6 +99,7 @@ class Material:
     recipes: Sequence[Recipe] = ()
     stress_test: bool = False
     aside: frozenset[str] = frozenset()
+    suites: Sequence[SuiteFigures] = ()
 
     @property
     def metric(self) -> str:

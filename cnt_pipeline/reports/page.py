@@ -11,6 +11,7 @@ from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.samples import choose_samples
 from cnt_pipeline.reports.stability import stability_sentence
+from cnt_pipeline.reports.suites import suite_blocks
 from cnt_pipeline.reports.templates import environment
 
 REPORT = "report.html"
@@ -46,6 +47,7 @@ def _view(material: Material) -> dict[str, Any]:
         "top_neurons": network.top_neurons(material),
         "moved_bytes": network.moved_bytes(material),
         "source_blocks": source_blocks(material),
+        "suite_blocks": suite_blocks(material),
         "frontier_rows": frontier.rows(material),
         "frontier_figures": figures.frontier_figures(material),
         "legend": figures.legend(material),

@@ -190,5 +190,15 @@ def _absolute(study: Study, folder: Path) -> Study:
         each.model_copy(update={"prompts": tuple(map(prompt, each.prompts))}) for each in study.compare.dimensions
     )
     compare = study.compare.model_copy(update={"dimensions": dimensions})
+    suites = tuple(
+        each.model_copy(
+            update={
+                "file": each.file and str(folder / Path(each.file).expanduser()),
+                "source": prompt(each.source) if each.source else None,
+                "sources": {part: prompt(source) for part, source in each.sources.items()},
+            }
+        )
+        for each in study.suites
+    )
     models = study.models.model_copy(update={name: model(source) for name, source in study.models.named().items()})
-    return study.model_copy(update={"models": models, "prompts": prompts, "compare": compare})
+    return study.model_copy(update={"models": models, "prompts": prompts, "compare": compare, "suites": suites})

@@ -27,6 +27,7 @@ from cnt_pipeline.study.compare import Compare, Compared, Dimension
 from cnt_pipeline.study.method import Effect, Learn, Method, Selection, UnitName
 from cnt_pipeline.study.models import AdapterSource, AnyModel, Lesson, LoraSft, Models, ModelSource, StudyModel
 from cnt_pipeline.study.prompts import Columns, KindSources, Prompts, PromptSource, Shares
+from cnt_pipeline.study.suites import Part, Suite, SuiteChoice, Suites
 
 __all__ = [
     "KINDS",
@@ -54,6 +55,7 @@ __all__ = [
     "ModelSource",
     "Models",
     "Name",
+    "Part",
     "Positive",
     "PromptSource",
     "Prompts",
@@ -65,6 +67,8 @@ __all__ = [
     "Split",
     "Study",
     "StudyModel",
+    "Suite",
+    "SuiteChoice",
     "Text",
     "UnitName",
     "Weight",
@@ -213,6 +217,7 @@ class Study(Block):
     evaluate: tuple[str, ...] = Field(
         ("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report"
     )
+    suites: Suites = Field((), description="evaluation suites beside the test prompts (`cnt suites`)")
     accept: Accept = Field(Accept(), description="quality gates")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(
         0, description="seed of splits, random controls and bootstrap"

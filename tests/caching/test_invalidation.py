@@ -100,6 +100,11 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "compare.dimensions": ([{"name": "weapons", "prompts": SOURCE}], []),
     "compare.task": ("general", []),
     "evaluate": (["perplexity"], ["evaluations/scores"]),
+    "suites": (
+        ["jailbreak"],
+        ["prompt_sets/suite_jailbreak", "completions/*_suite_jailbreak/test", "evaluations/suite_jailbreak",
+         "reports/page"],
+    ),
     "accept.recovery": (0.5, ["evaluations/verdict", "reports/page"]),
     "accept.over_refusal": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
     "accept.utility_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),

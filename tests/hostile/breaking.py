@@ -21,6 +21,16 @@ def key(name: str, value: Any) -> Callable[[Bench], None]:
     return lambda bench: bench.put(name, value)
 
 
+def suite_file(text: str) -> Callable[[Bench], None]:
+    """A suite of the user's own, written in the file `own.yaml`."""
+
+    def break_it(bench: Bench) -> None:
+        (bench.root / "own.yaml").write_text(text)
+        bench.put("suites", [{"suite": "custom", "file": "own.yaml"}])
+
+    return break_it
+
+
 def model_file(which: str, name: str, change: Callable[[Path], Any]) -> Callable[[Bench], None]:
     return lambda bench: change(bench.own(which) / name)
 

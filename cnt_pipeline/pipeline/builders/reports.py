@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from cnt_pipeline.activation_caches.schema import SUMMARY
 from cnt_pipeline.evaluations.leaderboard import FILE as BOARD
 from cnt_pipeline.evaluations.schema import DIMENSIONS, FRONTIER, METRICS, NEEDED, SAMPLES, STABILITY, VERDICT
+from cnt_pipeline.evaluations.suite_table import ResolvedSuite, resolve_suites
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
 from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.places import source_name
+from cnt_pipeline.pipeline.suite_steps import suite_prompts, suite_scores
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.reports.leaderboard import write_leaderboard_page
-from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin, Recipe
+from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin, Recipe, SuiteFigures
 from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, LoraSft, ModelSource, Split
@@ -58,6 +61,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         recipes=_recipes(context),
         stress_test=study.purpose == "stress_test",
         aside=frozenset(context.step.slice.get("aside", ())),
+        suites=[_suite(context, suite) for suite in resolve_suites(study)],
     )
     write_page(material, folder)
     return {"verdict": material.verdict["verdict"], "sentence": material.verdict["sentence"]}
@@ -101,6 +105,15 @@ def _recipes(context: Context) -> list[Recipe]:
             training = _table(context, f"made_{name}", TRAINING)
             found.append(Recipe(name, model.model_dump(mode="json", by_alias=True), training))
     return found
+
+
+def _suite(context: Context, suite: ResolvedSuite) -> SuiteFigures:
+    """What the models did in one suite."""
+    left_out: Any = context.inputs[suite_prompts(suite.key)].manifest.metadata["left_out"] if suite.asked else {}
+    figures = _table(context, suite_scores(suite.key), METRICS)
+    return SuiteFigures(
+        suite.key, suite.suite.suite, suite.suite.version, suite.suite.meaning, figures, dict(left_out)
+    )  # fmt: skip
 
 
 def _table(context: Context, name: str, file: str) -> pl.DataFrame:
