@@ -27,6 +27,7 @@ LOADING_BUILDERS = (
     "transplants.edit",
     "suites.answer",
     "suites.harness",
+    "judges.judge",
 )
 """Builders that load models or their tensors; in the UI one runs at a time (`concurrency.pools` in dagster.yaml)."""
 

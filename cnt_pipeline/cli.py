@@ -1,6 +1,7 @@
 """The `cnt` command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,15 @@ StoreOption = Annotated[
         help="Folder or URL of the artifact store. Default: $CNT_STORE, else .cnt in the project.",
     ),
 ]
+
+
+class Question(StrEnum):
+    """What people said of an answer."""
+
+    refused = "refused"
+    harmful = "harmful"
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 
 
@@ -184,6 +194,29 @@ def compare(study: StudyFile, store: StoreOption = None, as_json: JsonOption = F
     raise typer.Exit(compare_methods(study, store, as_json))
 
 
+@app.command(name="judge-check")
+def judge_check(
+    study: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="Study with `judges:`. Default: the phrase families.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option("--judge", metavar="NAME", help="This judge of the study alone.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FILE.csv", help="Labelled answers. Default: those in the package pyrit."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="prompt=...,answer=...,label=...", help="How the file's columns are called."),
+    ] = None,
+    question: Annotated[Question, typer.Option(help="What the labels say of an answer.")] = Question.refused,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far a judge agrees with people: accuracy, precision, recall, Cohen's kappa, confusions."""
+    from cnt_pipeline.commands.judge_check import check_judges
+
+    raise typer.Exit(check_judges(study, judge, labels, columns, question.value, as_json))
+
+
 @app.command()
 def gc(
     studies: Annotated[
@@ -215,7 +248,9 @@ def ui(
 
 @app.command()
 def schema(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="run, plan, status, donors, leaderboard or study.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="run, plan, status, donors, leaderboard, judge-check or study.")
+    ],
 ) -> None:
     """Print the JSON Schema of a document."""
     from cnt_pipeline.commands.reference import print_schema

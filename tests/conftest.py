@@ -32,6 +32,7 @@ generation: {max_new_tokens: 24}
 method: {name: cnt, nodes: 2}
 controls: {random_seeds: 1}
 frontier: {budgets: [0.05], random_seeds: 1, resamples: 2}
+judges: [{name: phrases, kind: phrases}]
 run: {batch_size: 256, threads: 1}
 """
 

@@ -61,6 +61,9 @@ def check_study(path: Path) -> None:
     console.print("no prompt serves two roles")
     _show_dimensions(study, sets)
     _show_suites(study, sets)
+    for judge in study.judges:
+        about = judge.template or judge.function or ", ".join(f"{a}: {b}" for a, b in judge.labels.items())
+        _say(f"judge {judge.name}: {judge.kind}" + (f", {about}" if about else ""))
     _show_needs(study, artifacts, {kind: len(sets["score", kind]) for kind in KINDS})
     judged = {role: rows for role, rows in sets.items() if role[0] != TRAIN}
     small = [f"{split}.{kind} ({len(rows)})" for (split, kind), rows in judged.items() if len(rows) < FEW_PROMPTS]

@@ -46,6 +46,11 @@ VIEWS: tuple[View, ...] = (
     View("samples", "evaluations/scores", "samples.parquet", "every judged sample of the test prompts"),
     View("metrics", "evaluations/scores", "metrics.parquet", "every metric with its interval; `source` '' is all"),
     View(
+        "statistics", "evaluations/statistics", "statistics.parquet",
+        "every subject against target and donor by metric: test, interval, corrected p, smallest difference seen",
+    ),
+    View("verdicts", "evaluations/judged_*", "verdicts.parquet", "what every judge says of every answer"),
+    View(
         "frontier", "evaluations/frontier", "frontier.parquet",
         "recovery against parameters moved; `variant` null stands for a series, the others are single draws",
     ),

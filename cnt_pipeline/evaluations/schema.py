@@ -8,6 +8,8 @@ FRONTIER = "frontier.parquet"
 NEEDED = "frontier.json"
 STABILITY = "stability.parquet"
 VERDICT = "verdict.json"
+STATISTICS = "statistics.json"
+STATISTICS_TABLE = "statistics.parquet"
 
 SAMPLES_SCHEMA = pa.schema(
     [
@@ -45,6 +47,63 @@ METRICS_SCHEMA = pa.schema(
 `source` is empty for all prompts that the gates read; where a metric's prompts come from several sources, each has a
 row of its own.
 """
+
+STATISTICS_SCHEMA = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("metric", pa.string()),
+        ("source", pa.string()),
+        ("against", pa.string()),
+        ("test", pa.string()),
+        ("difference", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("p", pa.float64()),
+        ("p_holm", pa.float64()),
+        ("n", pa.int64()),
+        ("discordant", pa.int64()),
+        ("mde", pa.float64()),
+    ]
+)
+"""A row per subject, metric, source and model it is compared with, `target` or `donor`, prompt by prompt.
+
+`difference` is the subject's mean less the other's with its 95 % interval, in nats for a perplexity. `test` is
+mcnemar_exact, with the number of `discordant` prompts, or sign_flip, where that is null. `p_holm` is corrected over the
+study's metrics; `mde` is the smallest difference that the test would have shown with a chance of 80 %, null where that
+cannot be told.
+"""
+
+VERDICTS = "verdicts.parquet"
+JUDGE = "judge.json"
+VERDICTS_SCHEMA = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("kind", pa.string()),
+        ("id", pa.string()),
+        ("variant", pa.int32()),
+        ("judge", pa.string()),
+        ("verdict", pa.string()),
+        ("confidence", pa.float64()),
+    ]
+)
+"""A row per answer to a function or look-alike prompt; `confidence` is null where the judge gives none."""
+
+JUDGES_SUMMARY = "judges.json"
+SHARES = "shares.parquet"
+SHARES_SCHEMA = pa.schema(
+    [
+        ("judge", pa.string()),
+        ("subject", pa.string()),
+        ("kind", pa.string()),
+        ("verdict", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+"""Share of a subject's answers that a judge gives a verdict, with 95 % intervals; of several draws a prompt counts with
+its mean. Prompts of sources that no gate reads are left out."""
 
 DIMENSIONS = "dimensions.json"
 DIMENSIONS_TABLE = "dimensions.parquet"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa"]
+Head = Literal["language", "classes"]
+"""What a model is loaded with: the next token's logits, or a logit for every class of a text."""
 
 AUTO = "auto"
 """The device that stands for all: accelerate gives every layer its place."""
@@ -46,7 +48,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def load_model(
-    folder: Path, dtype: Dtype = "float32", attention: Attention = "eager", device: str = "cpu"
+    folder: Path, dtype: Dtype = "float32", attention: Attention = "eager", device: str = "cpu", head: Head = "language"
 ) -> PreTrainedModel:
     """The frozen model of a checkpoint folder, in eval mode; with device `auto` spread over the accelerators there are.
 
@@ -57,16 +59,17 @@ def load_model(
     _refuse_remote_code(folder, config)
     read_index(folder)
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from cnt_pipeline.models.fast_linear import hasten
 
+    kind = AutoModelForCausalLM if head == "language" else AutoModelForSequenceClassification
     spread = device == AUTO
     with _device_errors(device):
         place = torch.device("cpu" if spread else device)
         torch.empty(0, device=place)
     with quiet_transformers(), _load_errors(folder, "model"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             str(folder),
             dtype=getattr(torch, dtype),
             attn_implementation=attention,

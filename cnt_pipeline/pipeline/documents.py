@@ -242,11 +242,47 @@ class LeaderboardDocument(Document):
     page: str = Field(description="path of the HTML page")
 
 
+class Confusion(Document):
+    """Answers by what the judge says, then by what people say."""
+
+    yes_yes: int
+    yes_no: int
+    no_yes: int
+    no_no: int
+
+
+class JudgeCheckRow(Document):
+    """One judge beside people's labels; of one that could not be checked, the figures are null."""
+
+    judge: str = Field(description="the judge's name in the study; phrases for the packaged phrase families")
+    kind: Literal["phrases", "classifier", "guard", "function"]
+    question: Literal["refused", "harmful"] = Field(description="what people said of every answer, yes or no")
+    labels: str = Field(description="where the labels are from")
+    digest: str = Field(description="of the files that hold them")
+    why: str | None = Field(description="why the judge could not be checked, in a sentence; null where it was")
+    n: int | None = Field(None, description="answers that the judge judged")
+    undetermined: int | None = Field(None, description="answers that it could not judge, in none of the figures")
+    incoherent: int | None = Field(None, description="answers too short or circular to be judged; they count as a no")
+    accuracy: Interval | None = Field(None, description="share on which the judge agrees with people")
+    precision: Interval | None = Field(None, description="share of the judge's yeses that people share; null for none")
+    recall: Interval | None = Field(None, description="share of people's yeses that the judge shares; null for none")
+    kappa: Interval | None = Field(None, description="Cohen's kappa; null where either says the same of everything")
+    confusion: Confusion | None = None
+
+
+class JudgeCheckDocument(Document):
+    """What `cnt judge-check` found."""
+
+    schema_version: Literal[1] = 1
+    judges: list[JudgeCheckRow]
+
+
 DOCUMENTS: dict[str, type[Document]] = {
     "run": RunDocument,
     "plan": PlanDocument,
     "status": StatusDocument,
     "donors": DonorsDocument,
     "leaderboard": LeaderboardDocument,
+    "judge-check": JudgeCheckDocument,
 }
 """Documents by the name that `cnt schema` takes."""

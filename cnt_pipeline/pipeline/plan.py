@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cnt_pipeline.measures.judges.build import files_of
 from cnt_pipeline.models.adapter_files import adapter_files
 from cnt_pipeline.models.load import model_files
 from cnt_pipeline.models.sources import resolve_gguf, resolve_model
 from cnt_pipeline.pipeline.refuse import refuse_impossible
-from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.step import External, Step
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.schema import roles_of
 from cnt_pipeline.prompt_sets.sources import source_digest
 from cnt_pipeline.store import Artifact, BuildRequest, Store
 from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
-from cnt_pipeline.study.schema import AdapterSource, ModelSource, Prompts, PromptSource, Study
+from cnt_pipeline.study.schema import AdapterSource, Judge, ModelSource, Prompts, Study
 
 _NAMED = 2
 """Steps that a reason to wait names."""
@@ -88,21 +89,22 @@ def _look_up(study: Study, step: Step, store: Store, ready: Mapping[str, Artifac
     return Planned(step, "to build", store.explain(request), request)
 
 
-def _external_digest(
-    study: Study, source: ModelSource | AdapterSource | Prompts | tuple[PromptSource, ...], store: Store
-) -> str:
+def _external_digest(study: Study, source: External, store: Store) -> str:
     """Digest of what a step reads from outside the store: contents, never names of places."""
     if isinstance(source, ModelSource) and source.is_gguf:
         return store.file_digest(resolve_gguf(source))
     digests: dict[str, Any] = {}
-    if isinstance(source, ModelSource):
-        folder = resolve_model(source)
+    model = source.model if isinstance(source, Judge) else source
+    if isinstance(source, Judge):
+        digests["judge"] = [store.file_digest(path) for path in files_of(source)]
+    if isinstance(model, ModelSource):
+        folder = resolve_model(model)
         digests |= {str(path.relative_to(folder)): store.file_digest(path) for path in model_files(folder)}
     elif isinstance(source, tuple):
         digests["prompts"] = [source_digest(each, store.file_digest) for each in source]
     elif isinstance(source, AdapterSource):
         digests |= {path.name: store.file_digest(path) for path in adapter_files(source.adapter)}
-    else:
+    elif isinstance(source, Prompts):
         for split, kind in roles_of(study.models.taught_kinds()):
             if named := source.source(split, kind):
                 digests[f"{split}.{kind}"] = [source_digest(each, store.file_digest) for each in named]

@@ -150,7 +150,7 @@ def aside_of(study: Study) -> dict[str, list[str]]:
 
 
 def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
-    """Scores, the frontier, the ranking's stability, and the verdict."""
+    """Scores, how certain they are, the frontier, the ranking's stability, and the verdict."""
     effects = effects_of(study, method)
     selection = {name: source for name, source in selection_inputs(method).items() if name != "ranking"}
     metrics = metrics_of(study.function, study.evaluate, study.file)
@@ -166,6 +166,19 @@ def evaluation_steps(study: Study, method: ResolvedMethod) -> list[Step]:
                 **aside_of(study),
             },
             {"prompts": prompts_of("test"), **{subject: said_by(subject, "test") for subject in SUBJECTS}},
+        ),
+        Step(
+            "evaluations/statistics",
+            "statistics.compare",
+            {
+                "metric": study.function.measured_by,
+                "direction": study.function.direction,
+                "limits": study.accept.model_dump(include={"over_refusal", "utility_loss", "coherence_loss"}),
+                "measures": measures.VERSION,
+                "seed": study.seed,
+                **aside_of(study),
+            },
+            {"scores": Input("evaluations/scores", ("samples.parquet",))},
         ),
         Step(
             "evaluations/frontier",
@@ -235,6 +248,7 @@ def report_step(study: Study, method: ResolvedMethod, before: Sequence[Step]) ->
         "selection": Input("transplants/selection"),
         "checkpoint": Input("transplants/checkpoint"),
         "scores": Input("evaluations/scores"),
+        "statistics": Input("evaluations/statistics"),
         "frontier": Input("evaluations/frontier"),
         "stability": Input("evaluations/stability"),
         "verdict": Input("evaluations/verdict"),

@@ -14,7 +14,7 @@ from cnt_pipeline import (
     reports,
     transplants,
 )
-from cnt_pipeline.study.schema import AdapterSource, ModelSource, Prompts, PromptSource, Study
+from cnt_pipeline.study.schema import AdapterSource, Judge, ModelSource, Prompts, PromptSource, Study
 
 VERSIONS = {
     "models": models.VERSION,
@@ -43,6 +43,10 @@ class Input:
     files: tuple[str, ...] = ()
 
 
+External = ModelSource | AdapterSource | Prompts | tuple[PromptSource, ...] | Judge
+"""What a step may read from outside the store."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One artifact to make. `builder` names a function in `cnt_pipeline.pipeline.builders`; `external` is read
@@ -52,7 +56,7 @@ class Step:
     builder: str
     slice: Mapping[str, Any]
     inputs: Mapping[str, Input] = field(default_factory=dict)
-    external: ModelSource | AdapterSource | Prompts | tuple[PromptSource, ...] | None = None
+    external: External | None = None
     resumable: bool = False
     names_inputs: bool = False
     """Its artifact names its inputs' fingerprints, so they count beside their content."""

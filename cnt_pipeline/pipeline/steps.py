@@ -9,6 +9,7 @@ from cnt_pipeline.pipeline.find_steps import (
     prompt_set_steps,
     ranking_steps,
 )
+from cnt_pipeline.pipeline.judge_steps import judge_steps
 from cnt_pipeline.pipeline.prove_steps import evaluation_steps, final_completions, report_step, transplant_steps
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.pipeline.suite_steps import suite_steps
@@ -33,6 +34,7 @@ def steps_of(study: Study) -> tuple[Step, ...]:
         *final_completions(study),
         *evaluation_steps(study, method),
         *suite_steps(study),
+        *judge_steps(study),
     )
     return with_matching(study, (*chain, report_step(study, method, chain), *compared_steps(study, chain)))
 

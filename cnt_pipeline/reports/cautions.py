@@ -6,6 +6,7 @@ from typing import Any
 
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import words
+from cnt_pipeline.reports.judges import phrase_agreement_sentence
 from cnt_pipeline.reports.material import Material
 
 COMPLETENESS_LIMIT = 0.05
@@ -153,7 +154,8 @@ def _scorer_limits(scorers: Mapping[str, int]) -> list[str]:
         found.append(
             "Refusals are found by phrases near the start of an answer (phrase list version "
             f"{scorers['refusal']}). A phrase is not an intention: a refusal in other words counts as "
-            "compliance, an apology followed by help as refusal, and what an answer contains is not judged."
+            "compliance, an apology followed by help as refusal, and what an answer contains is not judged. "
+            + phrase_agreement_sentence()
         )
     if "pronoun_gap" in scorers:
         found.append(

@@ -35,6 +35,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Certainty:
+    """Every subject against target and donor, prompt by prompt: the `table` and what follows from it in words."""
+
+    table: "pl.DataFrame"
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What the study's judges say: shares of verdicts, and the `document` with what judges tell and where they
+    disagree."""
+
+    shares: "pl.DataFrame"
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Origin:
     """One step behind the report: `slice` and `inputs` (digests) make its fingerprint, `files` its digest."""
 
@@ -100,6 +117,8 @@ class Material:
     stress_test: bool = False
     aside: frozenset[str] = frozenset()
     suites: Sequence[SuiteFigures] = ()
+    certainty: Certainty | None = None
+    judging: Judging | None = None
 
     @property
     def metric(self) -> str:

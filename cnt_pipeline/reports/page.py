@@ -8,6 +8,8 @@ from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import derived, figures, frontier, network, tables, words
 from cnt_pipeline.reports.by_source import source_blocks
 from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
+from cnt_pipeline.reports.certainty import certainty_rows
+from cnt_pipeline.reports.judges import disagreements, judge_notes, judged_tables, phrase_agreement_sentence
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.samples import choose_samples
 from cnt_pipeline.reports.stability import stability_sentence
@@ -48,6 +50,11 @@ def _view(material: Material) -> dict[str, Any]:
         "moved_bytes": network.moved_bytes(material),
         "source_blocks": source_blocks(material),
         "suite_blocks": suite_blocks(material),
+        "certainty": certainty_rows(material),
+        "judged": judged_tables(material),
+        "disagreements": disagreements(material),
+        "judge_notes": judge_notes(material),
+        "phrase_agreement": phrase_agreement_sentence(),
         "frontier_rows": frontier.rows(material),
         "frontier_figures": figures.frontier_figures(material),
         "legend": figures.legend(material),

@@ -14,8 +14,10 @@ from cnt_pipeline.study.schema import (
     TRAIN,
     AdapterSource,
     AnyModel,
+    Judge,
     LoraSft,
     Models,
+    ModelSource,
     Prompts,
     PromptSource,
     Study,
@@ -164,12 +166,19 @@ def _blocks_of(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _absolute(study: Study, folder: Path) -> Study:
+    def plain(source: ModelSource) -> ModelSource:
+        return source if source.path is None else source.model_copy(update={"path": folder / source.path.expanduser()})
+
     def model(source: StudyModel) -> StudyModel:
         if isinstance(source, AdapterSource):
             return source.model_copy(update={"adapter": folder / source.adapter.expanduser()})
-        if isinstance(source, LoraSft) or source.path is None:
-            return source
-        return source.model_copy(update={"path": folder / source.path.expanduser()})
+        return source if isinstance(source, LoraSft) else plain(source)
+
+    def judge(block: Judge) -> Judge:
+        template = block.template_file and str(folder / block.template_file.expanduser())
+        return block.model_copy(
+            update={"model": block.model and plain(block.model), "template": template or block.template}
+        )
 
     def prompt(source: PromptSource | str) -> PromptSource | str:
         if isinstance(source, str) or source.file is None or source.package is not None:
@@ -201,4 +210,7 @@ def _absolute(study: Study, folder: Path) -> Study:
         for each in study.suites
     )
     models = study.models.model_copy(update={name: model(source) for name, source in study.models.named().items()})
-    return study.model_copy(update={"models": models, "prompts": prompts, "compare": compare, "suites": suites})
+    judges = tuple(map(judge, study.judges))
+    return study.model_copy(
+        update={"models": models, "prompts": prompts, "compare": compare, "suites": suites, "judges": judges}
+    )

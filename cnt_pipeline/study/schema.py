@@ -24,6 +24,7 @@ from cnt_pipeline.study.block import (
     Weight,
 )
 from cnt_pipeline.study.compare import Compare, Compared, Dimension
+from cnt_pipeline.study.judges import Judge
 from cnt_pipeline.study.method import Effect, Learn, Method, Selection, UnitName
 from cnt_pipeline.study.models import AdapterSource, AnyModel, Lesson, LoraSft, Models, ModelSource, StudyModel
 from cnt_pipeline.study.prompts import Columns, KindSources, Prompts, PromptSource, Shares
@@ -46,6 +47,7 @@ __all__ = [
     "Effect",
     "Function",
     "Generation",
+    "Judge",
     "Kind",
     "KindSources",
     "Learn",
@@ -214,6 +216,9 @@ class Study(Block):
     controls: Controls = Field(Controls(), description="comparisons at the same budget")
     frontier: Frontier = Field(Frontier(), description="recovery and utility against parameters moved")
     compare: Compare = Field(Compare(), description="further methods, for the leaderboard (`cnt compare`)")
+    judges: tuple[Judge, ...] = Field(
+        (), description="what judges the answers to function and look-alike test prompts beside the metrics"
+    )
     evaluate: tuple[str, ...] = Field(
         ("refusal", "over_refusal", "coherence", "utility"), description="metrics of the report"
     )
@@ -246,6 +251,14 @@ class Study(Block):
             )
         if len(set(self.donors)) != len(self.donors):
             raise ValueError("`donors` names a model twice; list each once")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_apart(self) -> Self:
+        names = [judge.name for judge in self.judges]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"`judges` names '{twice}' twice; give each judge a name of its own")
         return self
 
     @model_validator(mode="after")

@@ -64,7 +64,7 @@ def test_every_study_has_a_job_over_all_its_assets(fresh_project: Project, code_
     location = code_location(fresh_project)
     for study, job in (("mini", "mini"), ("other-one", "other_one")):
         keys = location.resolve_job_def(job).asset_layer.selected_asset_keys
-        assert len(keys) == 26
+        assert len(keys) == 29
         assert {key.path[0] for key in keys} == {study}
 
 
@@ -73,7 +73,7 @@ def test_a_broken_study_says_so_and_leaves_the_others_alone(fresh_project: Proje
     location = code_location(fresh_project)
     spec = location.resolve_asset_graph().get(dg.AssetKey(["broken", "study"]))
     assert "unknown key; did you mean 'function'?" in (spec.description or "")
-    assert len(location.resolve_job_def("mini").asset_layer.selected_asset_keys) == 26
+    assert len(location.resolve_job_def("mini").asset_layer.selected_asset_keys) == 29
 
 
 def test_two_studies_of_one_name_are_told_apart(fresh_project: Project, code_location: Load) -> None:

@@ -39,7 +39,7 @@ def test_materialize_all_on_a_finished_study_does_no_work_and_says_so(
     result = materialize_all(finished_store)
     assert result.success
     made = materializations(result)
-    assert len(made) == 26
+    assert len(made) == 29
     assert {each.metadata["cache"].value for each in made.values()} == {"hit"}
     digests = {step.digest for step in document(finished_store).steps}
     assert {(each.tags or {})["dagster/data_version"] for each in made.values()} == digests

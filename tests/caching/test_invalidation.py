@@ -26,6 +26,7 @@ prompts: {function: {file: f.jsonl}, lookalike: {file: l.jsonl}, utility: {file:
 SPEECH = ["completions/*", "transplants/selection", "evaluations/frontier"]
 NUMERICS = [*SPEECH, "activation_caches/*"]
 JUDGING = ["transplants/selection", "evaluations/frontier"]
+GATES = ["evaluations/statistics", "evaluations/verdict", "reports/page"]
 MATCHED_DONOR = [
     "models/pair", "models/matched", "completions/donor/*", "completions/control_*", "activation_caches/*",
     "neuron_rankings/delta_norm", "transplants/*", "evaluations/frontier", "evaluations/stability", "reports/page",
@@ -40,9 +41,9 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     "purpose": ("transplant", ["transplants/checkpoint", "reports/page"]),
     "donors": (["donor"], []),
     "match": ("activation", MATCHED_DONOR),
-    "function.name": ("bias", [*JUDGING, "evaluations/scores", "evaluations/verdict", "reports/page"]),
-    "function.direction": ("delete", [*JUDGING, "evaluations/verdict", "reports/page"]),
-    "function.metric": ("pronoun_gap", [*JUDGING, "evaluations/scores", "evaluations/verdict", "reports/page"]),
+    "function.name": ("bias", [*JUDGING, "evaluations/scores", *GATES]),
+    "function.direction": ("delete", [*JUDGING, *GATES]),
+    "function.metric": ("pronoun_gap", [*JUDGING, "evaluations/scores", *GATES]),
     "models.target": ({"path": "elsewhere"}, ["models/target", "reports/page"]),
     "models.donor": ({"hub": "a/b", "revision": "0" * 40}, ["models/donor", "reports/page"]),
     "prompts.function": (SOURCE, ["prompt_sets/roles"]),
@@ -99,6 +100,10 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
     ),
     "compare.dimensions": ([{"name": "weapons", "prompts": SOURCE}], []),
     "compare.task": ("general", []),
+    "judges": (
+        [{"name": "phrases", "kind": "phrases"}],
+        ["evaluations/judged_phrases", "evaluations/judges", "reports/page"],
+    ),
     "evaluate": (["perplexity"], ["evaluations/scores"]),
     "suites": (
         ["jailbreak"],
@@ -106,9 +111,9 @@ TABLE: dict[str, tuple[Any, list[str]]] = {
          "reports/page"],
     ),
     "accept.recovery": (0.5, ["evaluations/verdict", "reports/page"]),
-    "accept.over_refusal": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
-    "accept.utility_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
-    "accept.coherence_loss": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
+    "accept.over_refusal": (0.5, ["transplants/selection", *GATES]),
+    "accept.utility_loss": (0.5, ["transplants/selection", *GATES]),
+    "accept.coherence_loss": (0.5, ["transplants/selection", *GATES]),
     "accept.donor_margin": (0.5, ["transplants/selection", "evaluations/verdict", "reports/page"]),
     "seed": (7, ["prompt_sets/roles", "transplants/controls", "evaluations/*"]),
     "dtype": ("bfloat16", NUMERICS),

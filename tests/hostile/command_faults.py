@@ -32,6 +32,30 @@ STORES = [
 ]
 OTHER_COMMANDS = [
     Fault(
+        "labels that are not there",
+        lambda b: None,
+        ("absent.csv cannot be read as labels", "give a CSV file"),
+        (("judge-check", "--labels", "{root}/absent.csv"),),
+    ),
+    Fault(
+        "columns of no labels",
+        lambda b: None,
+        ("--columns says how --labels FILE.csv is read", "give both, or neither"),
+        (("judge-check", "--columns", "prompt=p"),),
+    ),
+    Fault(
+        "a judge that the study has not",
+        lambda b: b.put("judges", [{"name": "phrases", "kind": "phrases"}]),
+        ("there is no judge 'oracle'", "choose among phrases"),
+        (("judge-check", "{study}", "--judge", "oracle"),),
+    ),
+    Fault(
+        "judges of a study without any",
+        lambda b: None,
+        ("study.yaml:judges: this study names no judge", "leave the study out"),
+        (("judge-check", "{study}"),),
+    ),
+    Fault(
         "bad SQL",
         lambda b: None,
         ("the SQL cannot be answered", "Parser Error"),

@@ -115,6 +115,56 @@ STUDY_FILE = [
         ("own.yaml:parts.p: a task by its name reads a hub dataset", "40-digit commit hash"),
     ),
     Fault("suite file that is no YAML", suite_file("suite: ]["), ("own.yaml: cannot be read as YAML", "correct it")),
+    Fault(
+        "a judge of no kind",
+        key("judges", [{"name": "mine", "kind": "oracle"}]),
+        ("study.yaml:judges.0.kind", "'phrases', 'classifier', 'guard' or 'function'"),
+    ),
+    Fault(
+        "a classifier without a model",
+        key("judges", [{"name": "mine", "kind": "classifier", "labels": {"YES": "harmful"}}]),
+        ("study.yaml:judges.0", "of kind classifier needs `model:`"),
+    ),
+    Fault(
+        "a classifier whose labels stand for nothing",
+        key("judges", [{"name": "mine", "kind": "classifier", "model": {"path": "m"}, "labels": {"YES": "bad"}}]),
+        ("study.yaml:judges.0.labels.YES", "'harmful', 'refused', 'safe', 'complied' or 'undetermined'"),
+    ),
+    Fault(
+        "a key that a judge does not read",
+        key("judges", [{"name": "mine", "kind": "phrases", "function": "a:b"}]),
+        ("study.yaml:judges.0", "does not read `function:`", "remove it"),
+    ),
+    Fault(
+        "two judges of one name",
+        key("judges", [{"name": "mine", "kind": "phrases"}, {"name": "mine", "kind": "phrases"}]),
+        ("study.yaml:study", "`judges` names 'mine' twice"),
+    ),
+    Fault(
+        "a judge's model that is not there",
+        key("judges", [{"name": "mine", "kind": "guard", "model": {"path": "nowhere"}, "template": "harmbench"}]),
+        ("nowhere", "does not exist: correct it"),
+    ),
+    Fault(
+        "an unknown template",
+        key(
+            "judges",
+            [
+                {
+                    "name": "mine",
+                    "kind": "guard",
+                    "model": {"package": "cnt_pipeline", "file": "demo/models/helpful"},
+                    "template": "guardian",
+                }
+            ],
+        ),
+        ("there is no template guardian", "choose among beaver-dam, harmbench, llama-guard-3"),
+    ),
+    Fault(
+        "a function that is nowhere",
+        key("judges", [{"name": "mine", "kind": "function", "function": "no_module_of_this_name:judge"}]),
+        ("the judge no_module_of_this_name:judge cannot be found", "PYTHONPATH"),
+    ),
     Fault("take nothing", key("prompts.function.take", 0), ("study.yaml:prompts.function.take", "it holds 0")),
     Fault(
         "one model twice",

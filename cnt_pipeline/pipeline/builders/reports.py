@@ -8,18 +8,40 @@ import polars as pl
 
 from cnt_pipeline.activation_caches.schema import SUMMARY
 from cnt_pipeline.evaluations.leaderboard import FILE as BOARD
-from cnt_pipeline.evaluations.schema import DIMENSIONS, FRONTIER, METRICS, NEEDED, SAMPLES, STABILITY, VERDICT
+from cnt_pipeline.evaluations.schema import (
+    DIMENSIONS,
+    FRONTIER,
+    JUDGES_SUMMARY,
+    METRICS,
+    NEEDED,
+    SAMPLES,
+    SHARES,
+    STABILITY,
+    STATISTICS,
+    STATISTICS_TABLE,
+    VERDICT,
+)
 from cnt_pipeline.evaluations.suite_table import ResolvedSuite, resolve_suites
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
 from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.find_steps import TRAINING
+from cnt_pipeline.pipeline.judge_steps import JUDGES
 from cnt_pipeline.pipeline.places import source_name
 from cnt_pipeline.pipeline.suite_steps import suite_prompts, suite_scores
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.reports.leaderboard import write_leaderboard_page
-from cnt_pipeline.reports.material import SUBJECTS, Material, Model, Origin, Recipe, SuiteFigures
+from cnt_pipeline.reports.material import (
+    SUBJECTS,
+    Certainty,
+    Judging,
+    Material,
+    Model,
+    Origin,
+    Recipe,
+    SuiteFigures,
+)
 from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, LoraSft, ModelSource, Split
@@ -55,6 +77,9 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         needed=read_json(context, "frontier", NEEDED),
         stability=_table(context, "stability", STABILITY),
         verdict=read_json(context, "verdict", VERDICT),
+        certainty=Certainty(
+            _table(context, "statistics", STATISTICS_TABLE), read_json(context, "statistics", STATISTICS)
+        ),
         prompts={kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS},
         said={subject: read_said(context, f"said_by_{subject}") for subject in SUBJECTS},
         origins=[_origin(context, name) for name in context.step.inputs],
@@ -62,6 +87,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         stress_test=study.purpose == "stress_test",
         aside=frozenset(context.step.slice.get("aside", ())),
         suites=[_suite(context, suite) for suite in resolve_suites(study)],
+        judging=_judging(context),
     )
     write_page(material, folder)
     return {"verdict": material.verdict["verdict"], "sentence": material.verdict["sentence"]}
@@ -73,6 +99,13 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     dimensions = read_json(context, "dimensions", DIMENSIONS) if "dimensions" in context.inputs else None
     write_leaderboard_page(study.study, board, study.accept, folder, dimensions)
     return {}
+
+
+def _judging(context: Context) -> Judging | None:
+    """What the study's judges say; None where it names none."""
+    if JUDGES not in context.inputs:
+        return None
+    return Judging(_table(context, JUDGES, SHARES), read_json(context, JUDGES, JUDGES_SUMMARY))
 
 
 def _model(context: Context, which: str) -> Model:

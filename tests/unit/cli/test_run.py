@@ -41,7 +41,7 @@ def test_the_document_holds_every_step_metric_and_path(finished_store: Project) 
     document = RunDocument.model_validate_json((finished_store.folder / "run.json").read_text())
     assert document.study == "mini"
     assert document.verdict == "pass"
-    assert len(document.steps) == len({step.key for step in document.steps}) == 26
+    assert len(document.steps) == len({step.key for step in document.steps}) == 29
     assert {row.subject for row in document.metrics} == {
         "target", "donor", "transplant", "control:random", "control:largest_delta",
     }  # fmt: skip
@@ -86,7 +86,7 @@ def test_without_json_the_table_the_checks_and_the_report_are_printed(project: P
         "report.html",
     ):
         assert part in done.stdout
-    assert len([line for line in done.stderr.splitlines() if line.startswith("hit")]) == 26
+    assert len([line for line in done.stderr.splitlines() if line.startswith("hit")]) == 29
 
 
 def test_a_failed_gate_exits_with_1_and_still_gives_the_document(

@@ -1,0 +1,122 @@
+"""What judges say of the answers, and where two of them disagree, as rows of text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cnt_pipeline.measures.judges.record import phrase_agreement
+from cnt_pipeline.measures.judges.schema import VERDICTS
+from cnt_pipeline.reports import words
+from cnt_pipeline.reports.material import SUBJECTS, Material
+
+ASKED = {"function": "Answers to function prompts", "lookalike": "Answers to benign look-alikes"}
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """One subject by one judge: share and interval of every verdict, in the order of `VERDICTS`."""
+
+    judge: str
+    subject: str
+    name: str
+    cells: tuple[tuple[str, str], ...]
+    n: str
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Two judges on one question: how often they agree, kappa, and the answers of which one alone says yes."""
+
+    one: str
+    other: str
+    question: str
+    agreed: str
+    agreed_interval: str
+    kappa: str
+    kappa_interval: str
+    one_alone: str
+    other_alone: str
+    n: str
+    unjudged: int
+
+
+def judged_tables(material: Material) -> list[tuple[str, list[JudgedRow]]]:
+    """A table for each kind of prompts that judges judge; none where the study names no judge."""
+    if material.judging is None:
+        return []
+    found = {
+        (row["kind"], row["judge"], row["subject"], row["verdict"]): row
+        for row in material.judging.shares.iter_rows(named=True)
+    }
+    names = [judge["name"] for judge in material.judging.document["judges"]]
+    return [
+        (heading, [_row(found, kind, name, subject) for name in names for subject in SUBJECTS])
+        for kind, heading in ASKED.items()
+    ]
+
+
+def _row(found: dict[tuple[str, str, str, str], dict[str, Any]], kind: str, judge: str, subject: str) -> JudgedRow:
+    shares = [found[kind, judge, subject, verdict] for verdict in VERDICTS]
+    cells = tuple(
+        (words.percent(row["value"]), f"{words.number(100 * row['low'], 1)} to {words.number(100 * row['high'], 1)}")
+        for row in shares
+    )
+    return JudgedRow(judge, subject, words.SUBJECT_NAMES[subject], cells, words.number(shares[0]["n"]))
+
+
+def disagreements(material: Material) -> list[Disagreement]:
+    """A row for every two judges and question that both can answer."""
+    if material.judging is None:
+        return []
+    return [
+        Disagreement(
+            one=pair["one"],
+            other=pair["other"],
+            question=pair["question"],
+            agreed=_share(pair["agreed"])[0],
+            agreed_interval=_share(pair["agreed"])[1],
+            kappa=words.NONE if pair["kappa"] is None else words.number(pair["kappa"]["value"], 2),
+            kappa_interval="" if pair["kappa"] is None
+            else f"{words.number(pair['kappa']['low'], 2)} to {words.number(pair['kappa']['high'], 2)}",
+            one_alone=words.number(pair["yes_no"]),
+            other_alone=words.number(pair["no_yes"]),
+            n=words.number(pair["n"]),
+            unjudged=pair["unjudged"],
+        )
+        for pair in material.judging.document["pairs"]
+    ]  # fmt: skip
+
+
+def _share(rate: dict[str, Any] | None) -> tuple[str, str]:
+    if rate is None:
+        return words.NONE, ""
+    return words.percent(
+        rate["value"]
+    ), f"{words.number(100 * rate['low'], 1)} to {words.number(100 * rate['high'], 1)}"
+
+
+def judge_notes(material: Material) -> list[str]:
+    """What each judge can tell, a sentence each."""
+    judges = material.judging.document["judges"] if material.judging else ()
+    return [
+        f"{judge['name']} tells {words.listed([verdict for verdict in VERDICTS if verdict in judge['tells']])}"
+        + ("." if "refused" in judge["tells"] else "; what it calls safe includes refusals.")
+        for judge in judges
+    ]
+
+
+def phrase_agreement_sentence() -> str:
+    """How far the phrase families agree with people, from the packaged record."""
+    record = phrase_agreement()
+
+    def rate(name: str) -> str:
+        each = record[name]
+        return f"{words.percent(each['value'], 0)} ({100 * each['low']:.0f} to {100 * each['high']:.0f})"
+
+    kappa = record["kappa"]
+    return (
+        f"Measured on {record['n']} answers that people labelled ({record['package']}), the phrases of version "
+        f"{record['phrases_version']} agree with them on {rate('accuracy')}, Cohen's kappa {kappa['value']:.2f} "
+        f"({kappa['low']:.2f} to {kappa['high']:.2f}): of what they call a refusal people do so in "
+        f"{rate('precision')}, and they find {rate('recall')} of what people call one, which includes "
+        "answers beside the point."
+    )
