@@ -1,13 +1,18 @@
 """`cnt export`: a finished transplant as a model folder of its own, outside the store."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cnt_pipeline.commands.console import out
-from cnt_pipeline.errors import BrokenArtifactError, GateError, InputError
+from cnt_pipeline.errors import GateError, InputError
+from cnt_pipeline.lineage.folder import copy_checked, whole_folder
+from cnt_pipeline.lineage.keys import read_private_key
+from cnt_pipeline.lineage.layout import INSIDE_EXPORT, MODEL
+from cnt_pipeline.lineage.write import Material, Signing, write_bundle
 from cnt_pipeline.pipeline.chain import CARD, CARD_BESIDE_CHECKPOINT
-from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT, SELECTION, VERDICT, verdict_of
+from cnt_pipeline.pipeline.donor_steps import needed_for
+from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT, SELECTION, verdict_of
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import store_url
 from cnt_pipeline.quantities import size_text
@@ -15,18 +20,17 @@ from cnt_pipeline.store import Artifact, Store
 from cnt_pipeline.store.manifest import FileRecord, Manifest, content_digest
 from cnt_pipeline.study.load import load_study
 from cnt_pipeline.study.schema import Study
-from cnt_pipeline.transplants.new_files import new_folder, writing
-
-MODEL = "model/"
-_CHUNK = 8 << 20
 
 
-def export_transplant(path: Path, destination: Path, store: str | None, despite_failed_gates: bool) -> None:
+def export_transplant(
+    path: Path, destination: Path, store: str | None, despite_failed_gates: bool, key: Path | None = None
+) -> None:
     """Copy the transplant of the study in `path` to `destination`, every file checked against its digest on the way.
 
     The folder holds the checkpoint, its model card (README.md), its patches, neurons.parquet and verification.json, so
     that transformers loads it, `cnt revert` undoes it, and patch.parquet alone tells whoever has the target all of it
-    (`cnt apply`). It appears whole or not at all.
+    (`cnt apply`); in `lineage` lies what `cnt verify` needs, signed with the ed25519 key in `key`. It appears whole or
+    not at all.
 
     Raises:
         InputError: the study is not run as it is now, is a stress test, or `destination` holds something.
@@ -34,17 +38,21 @@ def export_transplant(path: Path, destination: Path, store: str | None, despite_
         StoreError: `destination` cannot be written, or the store is damaged.
     """
     study, opened = load_study(path), Store(store_url(store))
-    _refuse_stress_test(study)
-    ready = _finished(study, opened, path)
-    _refuse_made_for_a_stress_test(opened, ready[CHECKPOINT])
-    verdict = verdict_of(ready)
-    if verdict["verdict"] != "pass" and not despite_failed_gates:
-        raise GateError(
-            f"{study.study} did not pass its quality gates and is not exported: {verdict['sentence']} "
-            "Read the report, or export it all the same with --despite-failed-gates"
+    if study.purpose == "stress_test":
+        raise InputError(
+            f"{study.study} is a stress test: its result is the report on how few neurons hold the function, and its "
+            "checkpoint is not exported"
         )
-    files = _files(ready)
-    _write(files, destination)
+    material = finished(study, opened, path)
+    refuse_made_for_a_stress_test(opened, material.ready[CHECKPOINT])
+    verdict = passed(material, despite_failed_gates)
+    signing = Signing(read_private_key(key) if key else None)
+    files = _files(material.ready)
+    with whole_folder(destination) as folder:
+        for name, (source, record) in files.items():
+            copy_checked(source, folder / name, record.sha256)
+        (folder / INSIDE_EXPORT).mkdir()
+        write_bundle(material, folder / INSIDE_EXPORT, signing, weights=True, exported=True)
     size = size_text(sum(record.size for _, record in files.values()))
     console = out()
     console.print(
@@ -56,28 +64,40 @@ def export_transplant(path: Path, destination: Path, store: str | None, despite_
         console.print(f"it failed quality gates: {verdict['sentence']}", markup=False, soft_wrap=True)
 
 
-def _finished(study: Study, store: Store, path: Path) -> dict[str, Artifact]:
-    planned = {each.step.key: each for each in plan(study, store)}
-    wanted = (CHECKPOINT, VERDICT, REPORT)
-    found = {key: artifact for key in wanted if (artifact := planned[key].artifact) is not None}
-    if len(found) < len(wanted):
-        missing = sum(each.state != "cached" for each in planned.values())
+def finished(study: Study, store: Store, path: Path) -> Material:
+    """The study with the artifacts of all steps that its report was made from.
+
+    Raises:
+        InputError: one of them is not in the store.
+    """
+    planned = plan(study, store)
+    steps = needed_for([REPORT], [each.step for each in planned])
+    found = {each.step.key: each.artifact for each in planned if each.artifact is not None}
+    if any(step.key not in found for step in steps):
+        missing = sum(each.state != "cached" for each in planned)
         raise InputError(
             f"{study.study} is not up to date ({missing} of {len(planned)} steps are to build), so there is no "
             f"finished transplant to export: run `cnt run {path}` first"
         )
-    return found
+    return Material(study, path.read_bytes(), steps, {step.key: found[step.key] for step in steps})
 
 
-def _refuse_stress_test(study: Study) -> None:
-    if study.purpose == "stress_test":
-        raise InputError(
-            f"{study.study} is a stress test: its result is the report on how few neurons hold the function, and its "
-            "checkpoint is not exported"
+def passed(material: Material, despite_failed_gates: bool) -> dict[str, Any]:
+    """The verdict of a study that may leave the store.
+
+    Raises:
+        GateError: a quality gate failed, and it is not to leave despite that.
+    """
+    verdict = verdict_of(material.ready)
+    if verdict["verdict"] != "pass" and not despite_failed_gates:
+        raise GateError(
+            f"{material.study.study} did not pass its quality gates and is not exported: {verdict['sentence']} "
+            "Read the report, or export it all the same with --despite-failed-gates"
         )
+    return verdict
 
 
-def _refuse_made_for_a_stress_test(store: Store, checkpoint: Artifact) -> None:
+def refuse_made_for_a_stress_test(store: Store, checkpoint: Artifact) -> None:
     """Refuse a checkpoint that any study of the store reached as a stress test, whatever its study file says now.
 
     Two studies may write the same bytes. The stress test counts: what it says of the checkpoint holds for every copy.
@@ -116,24 +136,3 @@ def _files(ready: Mapping[str, Artifact]) -> dict[str, tuple[Path, FileRecord]]:
     }  # fmt: skip
     files[CARD_BESIDE_CHECKPOINT] = (report.path(CARD), report.manifest.files[CARD])
     return files
-
-
-def _write(files: Mapping[str, tuple[Path, FileRecord]], destination: Path) -> None:
-    """Copy `files` into a new folder."""
-    with new_folder(destination, sum(record.size for _, record in files.values())) as claim:
-        for name, (source, record) in files.items():
-            place = claim(name)
-            with writing(place):
-                digest = _copy(source, place)
-            if digest != record.sha256:
-                raise BrokenArtifactError(f"{source} is damaged, so nothing was exported: `cnt run` builds it again")
-
-
-def _copy(source: Path, place: Path) -> str:
-    """Copy a file; the SHA-256 of what was read."""
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, place.open("xb") as writer:
-        while chunk := reader.read(_CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from cnt_pipeline.commands.console import out, table
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.lineage.documents import LINEAGE_DOCUMENTS
 from cnt_pipeline.pipeline.documents import DOCUMENTS
 from cnt_pipeline.pipeline.find_steps import caches_of
 from cnt_pipeline.reports import words
@@ -30,10 +31,11 @@ def print_schema(name: str) -> None:
     Raises:
         InputError: no such document.
     """
-    models: dict[str, type[BaseModel]] = {**DOCUMENTS, "study": Study}
+    documents = {**DOCUMENTS, **LINEAGE_DOCUMENTS}
+    models: dict[str, type[BaseModel]] = {**documents, "study": Study}
     if name not in models:
         raise InputError(f"there is no document '{name}': choose one of {', '.join(models)}")
-    schema = models[name].model_json_schema(mode="serialization" if name in DOCUMENTS else "validation")
+    schema = models[name].model_json_schema(mode="serialization" if name in documents else "validation")
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     sys.stdout.write(json.dumps(schema, indent=2) + "\n")
 

@@ -1,13 +1,12 @@
 """What the store answers with."""
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cnt_pipeline.store import layout
-from cnt_pipeline.store.manifest import FileRecord, Manifest, content_digest
+from cnt_pipeline.store.manifest import Manifest
 from cnt_pipeline.store.place import Place
 
 
@@ -51,21 +50,8 @@ class Artifact:
         return self._place.fetch(self.manifest, list(self.manifest.files))
 
     def digest_of(self, names: Sequence[str] | None) -> str:
-        """Content digest of the files that match any of `names` (shell patterns); None means all files.
-
-        Raises:
-            KeyError: a pattern that matches no file, since its digest would never change.
-        """
-        if names is None:
-            return self.digest
-        chosen: dict[str, FileRecord] = {}
-        files = self.manifest.files
-        for pattern in names:
-            matching = [name for name in files if fnmatch.fnmatchcase(name, pattern)]
-            if not matching:
-                raise KeyError(f"{self.manifest.key} has no file {pattern}; it has {', '.join(files)}")
-            chosen |= {name: files[name] for name in matching}
-        return content_digest(chosen)
+        """As `Manifest.digest_of`."""
+        return self.manifest.digest_of(names)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The manifest: what an artifact is, what it was made from, and the digest of every file in it."""
 
+import fnmatch
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,22 @@ class Manifest:
     def size(self) -> int:
         """Bytes of all content files."""
         return sum(record.size for record in self.files.values())
+
+    def digest_of(self, names: Sequence[str] | None) -> str:
+        """Content digest of the files that match any of `names` (shell patterns); None means all files.
+
+        Raises:
+            KeyError: a pattern that matches no file, since its digest would never change.
+        """
+        if names is None:
+            return self.digest
+        chosen: dict[str, FileRecord] = {}
+        for pattern in names:
+            matching = [name for name in self.files if fnmatch.fnmatchcase(name, pattern)]
+            if not matching:
+                raise KeyError(f"{self.key} has no file {pattern}; it has {', '.join(self.files)}")
+            chosen |= {name: self.files[name] for name in matching}
+        return content_digest(chosen)
 
     def to_json(self) -> str:
         """The manifest as it is stored."""

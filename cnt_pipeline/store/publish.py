@@ -1,6 +1,7 @@
 """From an empty staging folder to a sealed one: build, make durable, hash, write the manifest."""
 
 import os
+import platform
 import shutil
 import sys
 import time
@@ -89,7 +90,18 @@ def environment() -> dict[str, Any]:
         "packages": packages,
         "system": f"{system.sysname} {system.release} {system.machine}",
         "processors": os.cpu_count(),
+        "processor": _processor(),
     }
+
+
+def _processor() -> str:
+    """The processor's model: products of floats may differ in the last digits from one to another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def _settle(folder: Path, key: str) -> dict[str, FileRecord]:

@@ -48,7 +48,9 @@ def test_the_exported_folder_is_the_checkpoint_with_card_patch_and_proof(cnt: Cn
     assert Path(document.transplant.path).parent.name == stored.parent.name
     for path in stored.iterdir():
         assert hash_file(path) == hash_file(out / path.name)
-    beside = {"README.md", "patch.parquet", "inverse_patch.parquet", "neurons.parquet", "verification.json"}
+    beside = {
+        "README.md", "patch.parquet", "inverse_patch.parquet", "neurons.parquet", "verification.json", "lineage",
+    }  # fmt: skip
     assert {path.name for path in out.iterdir()} == {path.name for path in stored.iterdir()} | beside
     assert "mini" in (out / "README.md").read_text()
     assert [path.name for path in out.parent.iterdir()] == ["model"]
@@ -198,7 +200,7 @@ def test_a_deletion_of_refusal_is_known_by_the_selection_that_planned_it(tmp_pat
         inputs = {"plan": plan.digest_of(["plan.parquet"])}  # type: ignore[attr-defined]
         checkpoint = made("transplants/checkpoint", {"edit": "copy"}, inputs, "model/model.safetensors")
         if direction == "add":
-            export._refuse_made_for_a_stress_test(store, checkpoint)  # type: ignore[arg-type]
+            export.refuse_made_for_a_stress_test(store, checkpoint)  # type: ignore[arg-type]
         else:
             with pytest.raises(InputError, match="deletes refusal"):
-                export._refuse_made_for_a_stress_test(store, checkpoint)  # type: ignore[arg-type]
+                export.refuse_made_for_a_stress_test(store, checkpoint)  # type: ignore[arg-type]
