@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import struct
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,7 +119,7 @@ def dequantise(file: Path, folder: Path) -> None:
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
         # The reader draws a progress bar of its own; the step has one already.
-        with quiet_transformers(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with quiet_transformers(), redirect_stdout(StringIO()), redirect_stderr(StringIO()), _read_once():
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
             model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
@@ -131,6 +133,22 @@ def dequantise(file: Path, folder: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """transformers parses the file three times and makes the table of tensor names anew for every module, which is
+    most of the time that it takes: inside this context each is done once."""
+    import gguf
+
+    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, function in kept.items():
+            setattr(gguf, name, cache(function))
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(gguf, name, function)
 
 
 def require_gguf(file: Path) -> None:
