@@ -28,6 +28,7 @@ class SourceRow:
 class SourceBlock:
     """One metric with a row for every source of its test prompts."""
 
+    metric: str
     name: str
     meaning: str
     rows: tuple[SourceRow, ...]
@@ -44,7 +45,7 @@ def source_blocks(material: Material) -> list[SourceBlock]:
             _row(material, metric, source, by_subject) for (name, source), by_subject in found.items() if name == metric
         )
         if rows:
-            blocks.append(SourceBlock(words.metric_name(metric), words.metric_meaning(metric), rows))
+            blocks.append(SourceBlock(metric, words.metric_name(metric), words.metric_meaning(metric), rows))
     return blocks
 
 

@@ -75,7 +75,7 @@ def _coherence(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Cautio
         return []
     return [
         Caution(
-            f"Coherence lies {words.change('coherence', row['vs_target'])} from the target's; no gate reads it.",
+            f"Coherence lies {words.change('coherence', row['vs_target'])} from the target's.",
             "metrics",
         )
     ]

@@ -53,7 +53,10 @@ class Judging:
 
 @dataclass(frozen=True)
 class Origin:
-    """One step behind the report: `slice` and `inputs` (digests) make its fingerprint, `files` its digest."""
+    """One step behind the report: `slice` and `inputs` (digests) make its fingerprint, `files` its digest.
+
+    `made_from` are the keys of the steps that it reads.
+    """
 
     key: str
     stage_version: int
@@ -62,6 +65,7 @@ class Origin:
     slice: Mapping[str, Any]
     inputs: Mapping[str, str]
     files: Mapping[str, str]
+    made_from: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

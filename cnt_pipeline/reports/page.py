@@ -5,7 +5,8 @@ from typing import Any
 
 from cnt_pipeline.evaluations.schema import WORTH_ASKING
 from cnt_pipeline.measures.metrics import MISFIRES
-from cnt_pipeline.reports import derived, figures, frontier, network, tables, words
+from cnt_pipeline.reports import derived, figures, frontier, lineage, network, tables, words
+from cnt_pipeline.reports.browse import browser, view_of
 from cnt_pipeline.reports.by_source import source_blocks
 from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
 from cnt_pipeline.reports.certainty import certainty_rows
@@ -14,7 +15,7 @@ from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.samples import choose_samples
 from cnt_pipeline.reports.stability import stability_sentence
 from cnt_pipeline.reports.suites import suite_blocks
-from cnt_pipeline.reports.templates import environment
+from cnt_pipeline.reports.templates import contents, environment
 
 REPORT = "report.html"
 CARD = "card.md"
@@ -76,11 +77,16 @@ def _view(material: Material) -> dict[str, Any]:
         "trials": tables.trial_rows(material),
         "trials_figure": figures.trials_figure(material),
         "samples": choose_samples(material),
+        "browser": browser(material),
+        "view_of": view_of,
+        "contents": contents,
         "other_tensors": _other_tensors(material),
         "completeness": _completeness(material),
         "completeness_limit": words.percent(COMPLETENESS_LIMIT, 0),
         "grade": words.GRADES[material.method.row.grade],
         "lineage": tables.lineage(material),
+        "lineage_rows": lineage.rows(material),
+        "lineage_picture": lineage.picture(material),
         "checkpoint": material.checkpoint(),
         "limits": limits(material),
     }

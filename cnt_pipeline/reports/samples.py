@@ -52,7 +52,7 @@ def choose_samples(material: Material) -> list[Sample]:
     for kind, places in SHOWN.items():
         said = {side: {row.id: row for row in material.said[side][kind]} for side in SIDES}
         prompts = [p for p in material.prompts[kind] if all(p.id in rows for rows in said.values())]
-        values = _values(material, _metric(material, kind), kind)
+        values = _values(material, metric_of(material, kind), kind)
         coherent = _values(material, "coherence", kind)
         faults = {p.id: _fault(values, coherent, p.id, EXPECTED_FROM[kind]) for p in prompts}
         missed = [p for p in prompts if faults[p.id]][:_MISSES]
@@ -67,7 +67,8 @@ def choose_samples(material: Material) -> list[Sample]:
     return chosen
 
 
-def _metric(material: Material, kind: Kind) -> str:
+def metric_of(material: Material, kind: Kind) -> str:
+    """The metric that judges a kind of prompts first of all."""
     return {"function": material.metric, "lookalike": MISFIRES[material.metric], "utility": "utility"}[kind]
 
 
@@ -97,6 +98,12 @@ def _probabilities(row: Completion) -> list[float]:
     return softmax(row.choice_loglik) if row.choice_loglik else []
 
 
+def chances_of(prompt: Prompt, row: Completion) -> tuple[tuple[str, str], ...]:
+    """Every choice of a prompt with the probability that the model gives it; empty without choices."""
+    chances = (words.percent(p, 0) for p in _probabilities(row))
+    return tuple(zip((c.strip() for c in prompt.choices), chances, strict=False))
+
+
 def _sample(
     material: Material,
     kind: Kind,
@@ -105,17 +112,16 @@ def _sample(
     values: Values,
     missed: str,
 ) -> Sample:
-    metric = _metric(material, kind)
+    metric = metric_of(material, kind)
     answers = []
     for side, row in rows.items():
         text = row.text.strip()
-        chances = [words.percent(p, 0) for p in _probabilities(row)]
         answers.append(
             Answer(
                 subject=side,
                 text=text[:_LONGEST],
                 left_out=max(len(text) - _LONGEST, 0),
-                choices=tuple(zip((c.strip() for c in prompt.choices), chances, strict=False)),
+                choices=chances_of(prompt, row),
                 judged=_judged(metric, values.get((side, prompt.id))),
                 changed=side == "transplant" and _content(row) != _content(rows["target"]),
             )

@@ -9,6 +9,7 @@ import polars as pl
 
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import words
+from cnt_pipeline.reports.browse import view_of
 from cnt_pipeline.reports.material import SUBJECTS, Material, Origin
 
 
@@ -43,13 +44,14 @@ class MetricBlock:
 
 @dataclass(frozen=True)
 class Gate:
-    """One quality gate in words."""
+    """One quality gate in words; `view` is the id of the samples behind its figure, empty where there are none."""
 
     question: str
     passed: bool
     figure: str
     limit: str
     sentence: str
+    view: str
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,22 @@ def gates(material: Material) -> list[Gate]:
             bool(check["passed"]),
             *words.check_figures(check, material.metric, misfire),
             str(check["sentence"]),
+            _view(str(check["name"]), material.metric, misfire),
         )
         for check in material.verdict["checks"]
     ]
+
+
+def _view(check: str, metric: str, misfire: str) -> str:
+    return {
+        "admissible": view_of(metric, "donor", "target"),
+        "effect_reached": view_of(metric, "transplant"),
+        "lookalikes_kept": view_of(misfire, "transplant", "donor"),
+        "utility_kept": view_of("utility", "transplant", "target"),
+        "coherence_kept": view_of("coherence", "transplant", "target"),
+        "control_random_beaten": view_of(metric, "control_random"),
+        "control_largest_delta_beaten": view_of(metric, "control_largest_delta"),
+    }.get(check, "")
 
 
 def trial_rows(material: Material) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Figures and names as a reader sees them. A figure that does not exist is a dash, never a zero."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ QUESTIONS = {
     "effect_reached": "Does the transplant carry the function?",
     "lookalikes_kept": "Does it leave benign look-alikes alone?",
     "utility_kept": "Is it as useful as before?",
+    "coherence_kept": "Do its answers stay coherent?",
     "control_random_beaten": "Does it beat random neurons of the same budget?",
     "control_largest_delta_beaten": "Does it beat the most changed neurons of the same budget?",
     "nothing_else_changed": "Is everything outside the plan untouched?",
@@ -85,6 +87,8 @@ GRADES = {
     "C": "known from a second-hand summary only",
     "I": "our own reconstruction: do not cite it as the paper's algorithm",
 }
+
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 FAMILIES = ("q", "k", "v", "o", "gate", "up", "down")
 """Families in the order in which a layer computes; others follow by name."""
@@ -193,8 +197,9 @@ def check_figures(check: Mapping[str, Any], metric: str, misfire: str) -> tuple[
         return change(metric, value), f"at least {change(metric, limit)}"
     if name == "lookalikes_kept":
         return change(misfire, value), f"at most {change(misfire, limit)}"
-    if name == "utility_kept":
-        return change("utility", -value), f"at least {change('utility', -limit)}"
+    if name in ("utility_kept", "coherence_kept"):
+        lost = name.removesuffix("_kept")
+        return change(lost, -value), f"at least {change(lost, -limit)}"
     return change(metric, value), "whole interval above 0"
 
 
@@ -216,6 +221,15 @@ def listed(parts: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]
+
+
+def visible(text: str) -> str:
+    """`text` with the characters that a reader cannot see or that turn text around told by their number.
+
+    Control characters but line ends and tabs, and the marks that embed, override or isolate a direction (Unicode 9,
+    UAX 9); a reviewer must see what a model was given and what it said.
+    """
+    return _UNSEEN.sub(lambda found: f"‹U+{ord(found[0]):04X}›", text)
 
 
 def _fixed(value: float, digits: int) -> str:

@@ -29,6 +29,8 @@ from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.judge_steps import JUDGES
 from cnt_pipeline.pipeline.places import source_name
+from cnt_pipeline.pipeline.step import Step
+from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.pipeline.suite_steps import suite_prompts, suite_scores
 from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
 from cnt_pipeline.reports.leaderboard import write_leaderboard_page
@@ -82,7 +84,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         ),
         prompts={kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS},
         said={subject: read_said(context, f"said_by_{subject}") for subject in SUBJECTS},
-        origins=[_origin(context, name) for name in context.step.inputs],
+        origins=_origins(context),
         recipes=_recipes(context),
         stress_test=study.purpose == "stress_test",
         aside=frozenset(context.step.slice.get("aside", ())),
@@ -153,15 +155,22 @@ def _table(context: Context, name: str, file: str) -> pl.DataFrame:
     return pl.read_parquet(context.path(name, file), glob=False)
 
 
-def _origin(context: Context, name: str) -> Origin:
+def _origins(context: Context) -> list[Origin]:
+    """The steps behind the report, in the order of the chain."""
+    names = {source.step: name for name, source in context.step.inputs.items()}
+    return [_origin(context, names[step.key], step) for step in steps_of(context.study) if step.key in names]
+
+
+def _origin(context: Context, name: str, step: Step) -> Origin:
     """The key is this study's: another study may have built the same artifact under another key."""
     manifest = context.inputs[name].manifest
     return Origin(
-        key=context.step.inputs[name].step,
+        key=step.key,
         stage_version=manifest.stage_version,
         fingerprint=manifest.fingerprint,
         digest=manifest.digest,
         slice=manifest.slice,
         inputs=manifest.inputs,
         files={file: record.sha256 for file, record in sorted(manifest.files.items())},
+        made_from=sorted({source.step for source in step.inputs.values()}),
     )

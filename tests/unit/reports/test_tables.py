@@ -144,7 +144,7 @@ def test_lost_coherence_is_named(make_material: MakeMaterial) -> None:
     row = metric_row("transplant", "coherence", 0.9, vs_target=-0.1, vs_target_low=-0.15, vs_target_high=-0.05)
     frame = pl.concat([make_material().metrics, metrics_frame([row])])
     assert [c.text for c in cautions(make_material(metrics=frame))] == [
-        "Coherence lies −10.0\u00a0points from the target's; no gate reads it."
+        "Coherence lies −10.0\u00a0points from the target's."
     ]
 
 
