@@ -4,11 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 STUDY = """
 study: mini
@@ -103,3 +107,37 @@ def project(finished_store: Project, tmp_path: Path) -> Project:
 def fresh_project(tmp_path: Path) -> Project:
     """The same project before anything was run."""
     return new_project(tmp_path / "fresh")
+
+
+def chromium() -> str | None:
+    """Path of the Chromium to use."""
+    named = os.environ.get("CNT_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CNT_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{reason}, but CNT_REQUIRE_BROWSER=1", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def chrome() -> "Iterator[Browser]":
+    """Headless Chromium. Not for the whole session: while it runs, no other test may start an event loop.
+
+    Without playwright or Chromium its tests are skipped, which says nothing about the pages: where they must run, set
+    CNT_REQUIRE_BROWSER=1 and a missing browser fails them. CNT_CHROMIUM names another Chromium than that on the PATH.
+    """
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _missing("playwright is not installed: pip install playwright")
+    with sync_playwright() as playwright:
+        path = chromium()
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            _missing(
+                "no Chromium on the PATH: install one, name it by CNT_CHROMIUM or run `playwright install chromium`"
+            )
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

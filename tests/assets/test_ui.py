@@ -20,13 +20,11 @@ import pytest
 from assets.checks import GATES
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.study.load import load_study
-from tests.browser.conftest import chrome
 from tests.conftest import Project
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-__all__ = ["chrome"]
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -1,11 +1,5 @@
-"""Headless Chromium for the report's pages, and the pages: one made of hostile strings, one of a finished study.
+"""The report's pages in headless Chromium: one made of hostile strings, one of a finished study."""
 
-Without playwright or Chromium these tests are skipped, which says nothing about the pages: where they must run, set
-CNT_REQUIRE_BROWSER=1 and a missing browser fails them. CNT_CHROMIUM names another Chromium than the one on the PATH.
-"""
-
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,36 +33,6 @@ HOSTILE = (
     "שלום עולם mixed with left to right",
     "line one\nline two\n\n    indented",
 )
-
-
-def chromium() -> str | None:
-    """Path of the Chromium to use."""
-    named = os.environ.get("CNT_CHROMIUM")
-    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CNT_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"{reason}, but CNT_REQUIRE_BROWSER=1", pytrace=False)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def chrome() -> "Iterator[Browser]":
-    """One Chromium for the whole session."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _missing("playwright is not installed: pip install playwright")
-    with sync_playwright() as playwright:
-        path = chromium()
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            _missing(
-                "no Chromium on the PATH: install one, name it by CNT_CHROMIUM or run `playwright install chromium`"
-            )
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @dataclass

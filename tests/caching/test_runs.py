@@ -37,7 +37,7 @@ def test_editing_one_test_prompt_recomputes_its_completions_evaluation_and_repor
     assert built == {
         "prompt_sets/roles", "completions/target/test", "completions/donor/test", "completions/transplant/test",
         "completions/control_random/test", "completions/control_largest_delta/test", "evaluations/scores",
-        "evaluations/verdict", "reports/page",
+        "evaluations/statistics", "evaluations/verdict", "reports/page",
     }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_changing_a_scorer_scores_again_without_generating(workshop: Workshop, m
     workshop.edit(lambda study: study.update(evaluate=["refusal", "target_kl"]))
     workshop.run()
     monkeypatch.setitem(scorers.SCORERS, "target_kl", (function, version + 1))
-    assert workshop.built() <= {"evaluations/scores", "evaluations/verdict", "reports/page"}
+    assert workshop.built() <= {"evaluations/scores", "evaluations/statistics", "evaluations/verdict", "reports/page"}
 
 
 def test_changing_the_machine_settings_recomputes_nothing(workshop: Workshop) -> None:
