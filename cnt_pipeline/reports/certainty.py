@@ -9,7 +9,7 @@ from cnt_pipeline.reports.material import Material
 
 @dataclass(frozen=True)
 class CertaintyRow:
-    """The transplant against one model on one metric: the verdict in `words`, the corrected `p` and the `raw_p`."""
+    """The transplant against one model on one metric: the verdict in `words`, and `p` corrected over the metrics."""
 
     name: str
     against: str
@@ -17,10 +17,8 @@ class CertaintyRow:
     difference: str
     interval: str
     p: str
-    raw_p: str
     mde: str
     n: str
-    discordant: str
 
 
 def certainty_rows(material: Material) -> list[CertaintyRow]:
@@ -38,14 +36,12 @@ def _row(verdict: dict[str, Any], row: dict[str, Any]) -> CertaintyRow:
     return CertaintyRow(
         name=words.metric_name(metric),
         against=row["against"],
-        words=verdict["sentence"],
+        words=verdict["sentence"].split(" (")[0],  # what would have gone unseen has a column of its own
         difference=words.change(metric, row["difference"]),
         interval=words.interval(metric, row["low"], row["high"], signed=True),
         p=p_value(row["p_holm"]),
-        raw_p=p_value(row["p"]),
         mde=words.NONE if row["mde"] is None else words.change(metric, row["mde"]).removeprefix("+"),
         n=words.number(row["n"]),
-        discordant="" if row["discordant"] is None else words.number(row["discordant"]),
     )
 
 
