@@ -103,7 +103,7 @@ OTHER_COMMANDS = [
     Fault(
         "unknown document",
         lambda b: None,
-        ("there is no document 'runs'", "run, plan, status, donors, leaderboard, study"),
+        ("there is no document 'runs'", "run, plan, status, donors, leaderboard, judge-check, verify, replay, study"),
         (("schema", "runs"),),
     ),
     Fault(
