@@ -72,7 +72,7 @@ def some_neurons(architecture: Architecture, amplitude: float, share: float = 0.
     rows = [
         {
             "tensor": m.tensor, "axis": m.axis, "position": int(m.positions[n]), "layer": m.layer, "family": m.family,
-            "neuron": int(n), "score": 0.0, "rank": 1, "amplitude": amplitude, "bias": m.bias,
+            "neuron": int(n), "score": 0.0, "rank": 1, "standard_error": 0.0, "amplitude": amplitude, "bias": m.bias,
         }
         for m in architecture.matrices
         for n in generator.choice(m.neurons, max(1, int(share * m.neurons)), replace=False)
