@@ -33,9 +33,9 @@ def export_transplant(
     not at all.
 
     Raises:
-        InputError: the study is not run as it is now, is a stress test, or `destination` holds something.
+        InputError: the study is not run as it is now, or is a stress test.
         GateError: a quality gate failed.
-        StoreError: `destination` cannot be written, or the store is damaged.
+        StoreError: `destination` holds something or cannot be written, or the store is damaged.
     """
     study, opened = load_study(path), Store(store_url(store))
     if study.purpose == "stress_test":

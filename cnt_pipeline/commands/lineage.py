@@ -33,9 +33,9 @@ def bundle_study(
     """Write what a reviewer needs of the study in `path` to `destination`; a stress test's weights never leave.
 
     Raises:
-        InputError: the study is not run as it is now, a key or package is missing, or `destination` holds something.
+        InputError: the study is not run as it is now, or a key or package is missing.
         GateError: a quality gate failed.
-        StoreError: `destination` cannot be written, or the store is damaged.
+        StoreError: `destination` holds something or cannot be written, or the store is damaged.
     """
     study, opened = load_study(path), Store(store_url(store))
     signing = Signing(keys.read_private_key(key) if key else None, oms_key)

@@ -3,13 +3,12 @@
 import errno
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cnt_pipeline.errors import BrokenArtifactError, InputError, StoreError
+from cnt_pipeline.errors import BrokenArtifactError, StoreError
+from cnt_pipeline.transplants.new_files import built_beside
 
 _CHUNK = 8 << 20
 
@@ -19,25 +18,18 @@ def whole_folder(destination: Path) -> Iterator[Path]:
     """A folder beside `destination` that takes its name when the block ends well, and else is removed.
 
     Raises:
-        InputError: `destination` holds something.
-        StoreError: it cannot be written.
+        StoreError: `destination` holds something, or cannot be written.
     """
-    place = destination.expanduser().absolute()
-    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise InputError(f"{destination} exists and is not an empty folder: name another, or remove it")
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(place)
+        with built_beside(destination) as partial:
+            partial.mkdir(parents=True)
+            yield partial
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free space" if full else "name a folder that you may write to"
         raise StoreError(
             f"{destination} cannot be written ({error.strerror or error}): {advice}, then try again"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_checked(source: Path, place: Path, sha256: str) -> None:

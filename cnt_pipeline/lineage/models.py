@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnt_pipeline.lineage.layout import MODEL
 from cnt_pipeline.lineage.record import Broken, Bundle
 from cnt_pipeline.models.adapter_files import ADAPTER
 from cnt_pipeline.models.tensors import CheckpointIndex, open_weights, read_into
@@ -32,7 +33,7 @@ def given_models(bundle: Bundle, manifests: Mapping[str, Manifest]) -> dict[str,
         added = {name: record.sha256 for name, record in manifest.files.items() if name.startswith(adapter)}
         if added:
             found[key] = {name.removeprefix(adapter): sha256 for name, sha256 in added.items()}
-        elif any(name.startswith("model/") for name in manifest.files):
+        elif any(name.startswith(MODEL) for name in manifest.files):
             found[key] = {"": manifest.inputs[OUTSIDE]}
         else:
             found[key] = model_files(bundle, key)

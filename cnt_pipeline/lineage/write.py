@@ -67,10 +67,11 @@ def write_bundle(
     _write(folder / layout.RESOLVED, study.model_dump(mode="json", by_alias=True, exclude_unset=True))
     _write(folder / layout.TENSORS, _tensors(material))
     manifests = {step.key: ready[step.key].manifest for step in material.steps}
+    wiring = wiring_of(material.steps)
     if not exported:
         _write(folder / layout.BOM, bom.document(study, manifests, [row.model_dump() for row in metrics_of(ready)]))
     if lineage:
-        events.write_events(study.study, wiring_of(material.steps), manifests, folder / layout.EVENTS)
+        events.write_events(study.study, wiring, manifests, folder / layout.EVENTS)
     index = Index(
         study=study.study,
         purpose=study.purpose,
@@ -78,7 +79,7 @@ def write_bundle(
         weights=weights,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         code={"version": __version__, "sha256": code_digest()},
-        steps=wiring_of(material.steps),
+        steps=wiring,
         files={name: _recorded(folder / name) for name in names_below(folder)},
     )
     (folder / layout.INDEX).write_text(index.to_json(), encoding="utf-8")

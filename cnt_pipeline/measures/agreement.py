@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnt_pipeline.measures.intervals import CONFIDENCE
+from cnt_pipeline.measures.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,8 @@ class Rate:
         """Value and interval."""
         if not self.n:
             return None
-        from scipy.stats import binomtest
-
-        bounds = binomtest(self.count, self.n).proportion_ci(CONFIDENCE, method="wilson")
-        return {"value": self.count / self.n, "low": float(bounds.low), "high": float(bounds.high), "n": self.n}
+        low, high = wilson_interval(self.count, self.n)
+        return {"value": self.count / self.n, "low": low, "high": high, "n": self.n}
 
 
 @dataclass(frozen=True)

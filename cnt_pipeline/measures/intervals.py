@@ -27,11 +27,16 @@ def mean_interval(values: Sequence[float], seed: int) -> Estimate:
     if not values:
         raise ValueError("an interval needs at least one value")
     if set(values) <= {0.0, 1.0}:
-        from scipy.stats import binomtest
-
-        result = binomtest(int(sum(values)), len(values)).proportion_ci(CONFIDENCE, method="wilson")
-        return Estimate(float(np.mean(values)), float(result.low), float(result.high), len(values))
+        return Estimate(float(np.mean(values)), *wilson_interval(int(sum(values)), len(values)), len(values))
     return bootstrap_mean(values, seed)
+
+
+def wilson_interval(count: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share `count` of `n`."""
+    from scipy.stats import binomtest
+
+    bounds = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(bounds.low), float(bounds.high)
 
 
 def interval_over_draws(draws: Sequence[Sequence[float]], estimates: Sequence[Estimate], seed: int) -> Estimate:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cnt_pipeline.measures.intervals import CONFIDENCE, bootstrap_mean
+from cnt_pipeline.measures.intervals import CONFIDENCE, bootstrap_mean, wilson_interval
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.8
@@ -93,9 +93,7 @@ def _resampled(differences: np.ndarray, bounded: bool, seed: int) -> Comparison:
 
 def _rarer(n: int) -> float:
     """Upper end of Wilson's interval for a share seen 0 times in `n`: how many prompts may differ unseen."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(0, n).proportion_ci(CONFIDENCE, method="wilson").high)
+    return wilson_interval(0, n)[1]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -56,10 +56,7 @@ def judged_tables(material: Material) -> list[tuple[str, list[JudgedRow]]]:
 
 def _row(found: dict[tuple[str, str, str, str], dict[str, Any]], kind: str, judge: str, subject: str) -> JudgedRow:
     shares = [found[kind, judge, subject, verdict] for verdict in VERDICTS]
-    cells = tuple(
-        (words.percent(row["value"]), f"{words.number(100 * row['low'], 1)} to {words.number(100 * row['high'], 1)}")
-        for row in shares
-    )
+    cells = tuple(map(_share, shares))
     return JudgedRow(judge, subject, words.SUBJECT_NAMES[subject], cells, words.number(shares[0]["n"]))
 
 
@@ -67,31 +64,35 @@ def disagreements(material: Material) -> list[Disagreement]:
     """A row for every two judges and question that both can answer."""
     if material.judging is None:
         return []
-    return [
-        Disagreement(
-            one=pair["one"],
-            other=pair["other"],
-            question=pair["question"],
-            agreed=_share(pair["agreed"])[0],
-            agreed_interval=_share(pair["agreed"])[1],
-            kappa=words.NONE if pair["kappa"] is None else words.number(pair["kappa"]["value"], 2),
-            kappa_interval="" if pair["kappa"] is None
-            else f"{words.number(pair['kappa']['low'], 2)} to {words.number(pair['kappa']['high'], 2)}",
-            one_alone=words.number(pair["yes_no"]),
-            other_alone=words.number(pair["no_yes"]),
-            n=words.number(pair["n"]),
-            unjudged=pair["unjudged"],
-        )
-        for pair in material.judging.document["pairs"]
-    ]  # fmt: skip
+    return [_disagreement(pair) for pair in material.judging.document["pairs"]]
+
+
+def _disagreement(pair: dict[str, Any]) -> Disagreement:
+    agreed, agreed_interval = _share(pair["agreed"])
+    kappa, kappa_interval = words.NONE, ""
+    if (found := pair["kappa"]) is not None:
+        kappa = words.number(found["value"], 2)
+        kappa_interval = f"{words.number(found['low'], 2)} to {words.number(found['high'], 2)}"
+    return Disagreement(
+        one=pair["one"],
+        other=pair["other"],
+        question=pair["question"],
+        agreed=agreed,
+        agreed_interval=agreed_interval,
+        kappa=kappa,
+        kappa_interval=kappa_interval,
+        one_alone=words.number(pair["yes_no"]),
+        other_alone=words.number(pair["no_yes"]),
+        n=words.number(pair["n"]),
+        unjudged=pair["unjudged"],
+    )
 
 
 def _share(rate: dict[str, Any] | None) -> tuple[str, str]:
     if rate is None:
         return words.NONE, ""
-    return words.percent(
-        rate["value"]
-    ), f"{words.number(100 * rate['low'], 1)} to {words.number(100 * rate['high'], 1)}"
+    interval = f"{words.number(100 * rate['low'], 1)} to {words.number(100 * rate['high'], 1)}"
+    return words.percent(rate["value"]), interval
 
 
 def judge_notes(material: Material) -> list[str]:

@@ -68,19 +68,31 @@ def new_files(folder: Path, needed: int) -> Iterator[Callable[[Path], Path]]:
 
 
 @contextmanager
+def built_beside(place: Path) -> Iterator[Path]:
+    """A hidden name beside `place` to build a folder under, which takes the name `place` when the block ends well and
+    is removed otherwise. Raises `StoreError` when `place` holds something already or cannot be made."""
+    place = place.expanduser().absolute()
+    with writing(place):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise StoreError(f"{place} exists already and is not an empty folder: name another, or remove it")
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        with writing(place):
+            partial.rename(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def new_folder(place: Path, needed: int) -> Iterator[Callable[[str], Path]]:
     """A folder that appears under its name with all its files on the disk, or not at all, even when killed.
 
     Yields a function that registers a file about to be written, by its name in the folder, and says where to write it.
     Raises `StoreError` when `place` holds something already, and as `new_files`.
     """
-    place = place.expanduser().absolute()
-    with writing(place):
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise StoreError(f"{place} exists already and is not an empty folder: name another, or remove it")
-    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     files: list[Path] = []
-    with new_files(partial, needed) as claim:
+    with built_beside(place) as partial, new_files(partial, needed) as claim:
 
         def register(name: str) -> Path:
             files.append(claim(partial / name))
@@ -91,4 +103,3 @@ def new_folder(place: Path, needed: int) -> Iterator[Callable[[str], Path]]:
             for file in files:
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
-            partial.rename(place)
