@@ -34,7 +34,7 @@ leaderboard: $(INSTALLED)
 	$(BIN)/cnt compare studies/quickstart-realign.yaml
 
 results: $(INSTALLED)
-	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/quickstart-realign.yaml studies/smollm2-refusal.yaml
+	$(BIN)/python -m benchmarks.results_table studies/quickstart.yaml studies/quickstart-bias.yaml studies/quickstart-realign.yaml studies/smollm2-refusal.yaml studies/smollm2-bias.yaml
 
 test: $(INSTALLED)
 	$(BIN)/pytest

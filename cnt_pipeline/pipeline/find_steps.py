@@ -24,10 +24,11 @@ def _model_step(study: Study, name: str) -> Step:
     if isinstance(model, AdapterSource):
         return Step(f"models/{name}", "models.merge_adapter", {}, {"base": model_input(model.base)}, external=model)
     recipe = model.model_dump(mode="json", exclude={"kind", "base"})
+    answering = {"dtype": study.dtype} if any(lesson.answers == "own" for lesson in model.lessons) else {}
     return Step(
         f"models/{name}",
         "models.fine_tune",
-        {"lora_sft": recipe, "system": study.generation.system},
+        {"lora_sft": recipe, "system": study.generation.system, **answering},
         {"base": model_input(model.base), "prompts": prompts_of(TRAIN, *model.kinds)},
     )
 

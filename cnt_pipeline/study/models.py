@@ -75,7 +75,7 @@ class Lesson(Block):
         Field(description="kinds whose train split is taught, one or a list", min_length=1)
     )
     answers: Annotated[Literal["own", "reference"] | tuple[Text, ...], BeforeValidator(_answers)] = Field(
-        description="own: the base model's greedy answers; reference: the prompts' own; or texts, given in turn"
+        description="own: the base model's greedy answers in the study's dtype; reference: the prompts' own; or texts"
     )
     share: Positive = Field(1.0, description="weight of the lesson in every batch")
     max_tokens: Count | None = Field(

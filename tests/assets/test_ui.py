@@ -201,6 +201,12 @@ def test_the_pages_of_the_ui_show_graph_metadata_checks_and_run(served: Served, 
             page.get_by_text(text, exact=True).filter(visible=True).first.wait_for()
 
     page.goto(f"{served.url}/locations/assets.definitions/jobs/mini")
+    see("models", "prompt_sets")
+    for _ in range(60):  # the view may have been fitted to a graph still growing; a double click beside it fits it again
+        if page.get_by_text("reports", exact=True).filter(visible=True).count():
+            break
+        page.mouse.dblclick(450, 920)
+        page.wait_for_timeout(1000)
     see("activation_caches", "transplants", "reports")
     page.goto(f"{served.url}/assets/mini/evaluations/verdict?view=lineage")
     see("scores", "verdict", "checkpoint")

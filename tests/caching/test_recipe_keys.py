@@ -99,6 +99,12 @@ def test_the_system_message_reaches_what_is_taught() -> None:
     assert "models/donor" in changed({}, generation={"system": "Be kind."})
 
 
+def test_the_dtype_reaches_a_made_model_where_the_base_answers() -> None:
+    own = {"lessons": [{**LESSON, "answers": "own"}]}
+    made = [steps(own, dtype=dtype)["models/donor"] for dtype in ("float32", "bfloat16")]
+    assert made[0] != made[1]
+
+
 def test_evaluation_and_machine_reach_no_made_model() -> None:
     others = {"evaluate": ["perplexity"], "accept": {"recovery": 0.5}, "seed": 0, "dtype": "bfloat16",
               "generation": {"max_new_tokens": 9}, "run": {"batch_size": 3}}  # fmt: skip

@@ -15,7 +15,7 @@ from cnt_pipeline.models.architecture import read_architecture
 from cnt_pipeline.models.architecture_table import read_config
 from cnt_pipeline.models.compare import check_finite, non_neuron_difference
 from cnt_pipeline.models.compare import compare as compare_folders
-from cnt_pipeline.models.load import load_model, load_tokenizer, model_files
+from cnt_pipeline.models.load import load_tokenizer, model_files
 from cnt_pipeline.models.permute import write_permuted
 from cnt_pipeline.models.sources import resolve_gguf
 from cnt_pipeline.models.tensors import read_index
@@ -93,7 +93,7 @@ def fine_tune(context: Context, folder: Path) -> Mapping[str, JSON]:
         recipe,
         {kind: read_prompts(context.path("prompts", prompt_file(TRAIN, kind))) for kind in recipe.kinds},
         load_tokenizer(base),
-        lambda: load_model(base, dtype=recipe.precision, device=device),
+        lambda: context.models.load(base),
         context.study.generation.system,
         read_config(base).get("max_position_embeddings"),
         context.report,
