@@ -1,3 +1,3 @@
 """Completions: what a model says on a prompt set, and how likely it finds the answers it could have given."""
 
-VERSION = 5
+VERSION = 6

@@ -80,31 +80,35 @@ def complete(
     *,
     variant: int = 0,
     likelihoods: bool = True,
+    multiple_choice: bool = True,
     report: Report = silent,
     what: str = "generating",
 ) -> list[Completion]:
-    """The model's greedy answers and, with `likelihoods`, those of references and choices; a row per prompt."""
+    """The model's greedy answers and, with `likelihoods`, those of references and choices; a row per prompt.
+
+    Without `multiple_choice` questions that the likelihoods of their choices decide get a row without an answer.
+    """
+    asked = [i for i, prompt in enumerate(encoded.prompts) if multiple_choice or not prompt.by_choice]
     done = 0
 
     def progress(count: int) -> None:
         nonlocal done
         done += count
-        report(what, done, len(encoded.prompts))
+        report(what, done, len(asked))
 
+    stop = generate.stop_tokens(model, tokenizer)
     answers = generate.greedy(
-        model, encoded.tokens, settings.max_new_tokens, batch_size, generate.stop_tokens(model, tokenizer), progress
+        model, [encoded.tokens[i] for i in asked], settings.max_new_tokens, batch_size, stop, progress
     )
-    rows = [
-        Completion(
-            id=prompt.id,
-            variant=variant,
+    rows = [Completion(prompt.id, variant, "", (), False, 0.0) for prompt in encoded.prompts]
+    for i, answer in zip(asked, answers, strict=True):
+        rows[i] = replace(
+            rows[i],
             text=tokenizer.decode(answer.tokens, skip_special_tokens=True).strip(),
             token_ids=answer.tokens,
             finished=answer.finished,
             loglik=answer.loglik,
         )
-        for prompt, answer in zip(encoded.prompts, answers, strict=True)
-    ]
     return _with_likelihoods(model, encoded, rows, batch_size) if likelihoods else rows
 
 
@@ -133,9 +137,12 @@ def _with_likelihoods(
 
 
 def compare_with_itself(rows: Sequence[Completion]) -> list[Completion]:
-    """The target's own `rows`: it agrees with itself on every token, at no distance."""
+    """The target's own `rows`: it agrees with itself on every token it said, at no distance."""
     return [
-        replace(row, target_nll=-row.loglik / len(row.token_ids), target_kl=0.0, target_agreement=1.0) for row in rows
+        replace(row, target_nll=-row.loglik / len(row.token_ids), target_kl=0.0, target_agreement=1.0)
+        if row.token_ids
+        else row
+        for row in rows
     ]
 
 
@@ -171,17 +178,18 @@ def measure_distance(
 ) -> list[Completion]:
     """`rows` with the NLL of the target's answers and the KL divergence from the target on them, in nats per token.
 
-    Two passes over all prompts: asked for by name (`target_kl`), not as a matter of course.
+    Two passes over all prompts that the target answered: asked for by name (`target_kl`), not as a matter of course.
     """
+    asked = [i for i, theirs in enumerate(target_rows) if theirs.token_ids]
     measured = list(rows)
-    for batch in _answered_by_target(model, encoded, target_rows, range(len(rows)), batch_size):
+    for batch in _answered_by_target(model, encoded, target_rows, asked, batch_size):
         ours = teacher.answer_logits(model, batch).log_softmax(-1)
         theirs = teacher.answer_logits(target, batch).log_softmax(-1)
         nll = -ours.gather(1, batch.answer.unsqueeze(1)).squeeze(1)
         kl = (theirs.exp() * (theirs - ours)).sum(-1)
         columns = [teacher.per_example(values, batch).tolist() for values in (nll, kl)]
-        for i, one, two in zip(batch.members, *columns, strict=True):
-            measured[i] = replace(measured[i], target_nll=one, target_kl=max(two, 0.0))
+        for place, one, two in zip(batch.members, *columns, strict=True):
+            measured[asked[place]] = replace(measured[asked[place]], target_nll=one, target_kl=max(two, 0.0))
     return measured
 
 

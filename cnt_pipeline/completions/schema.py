@@ -9,7 +9,7 @@ from cnt_pipeline.study.schema import Kind
 
 @dataclass(frozen=True)
 class Completion:
-    """What one model said on one prompt.
+    """What one model said on one prompt; no tokens where it was asked for likelihoods only.
 
     `variant` counts the models of a subject that stands for several (random controls); `loglik` is the summed
     log-likelihood of the greedy answer, `answer_nll` the mean NLL per token of the first reference answer,

@@ -1,3 +1,3 @@
 """Measures: what counts as refusing, over-refusing, being coherent, useful or biased, and how sure a figure is."""
 
-VERSION = 1
+VERSION = 2

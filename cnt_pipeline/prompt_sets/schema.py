@@ -40,6 +40,11 @@ class Prompt:
         """The last user message, for people."""
         return self.messages[-1][1]
 
+    @property
+    def by_choice(self) -> bool:
+        """Whether it is a question whose right answer is one of the choices: the likelihoods of these say it all."""
+        return bool(self.choices and self.answers)
+
 
 def prompt_id(messages: tuple[tuple[str, str], ...], prefix: str) -> str:
     """16 hex digits of what makes two prompts the same: roles and words, whatever their case and spacing."""

@@ -104,6 +104,12 @@ def chances_of(prompt: Prompt, row: Completion) -> tuple[tuple[str, str], ...]:
     return tuple(zip((c.strip() for c in prompt.choices), chances, strict=False))
 
 
+def words_of(prompt: Prompt, row: Completion) -> str:
+    """What the model said, or that it was only asked how likely it finds the choices."""
+    unasked = prompt.by_choice and not row.token_ids
+    return "(not asked to answer: its choices are compared)" if unasked else row.text.strip()
+
+
 def _sample(
     material: Material,
     kind: Kind,
@@ -115,7 +121,7 @@ def _sample(
     metric = metric_of(material, kind)
     answers = []
     for side, row in rows.items():
-        text = row.text.strip()
+        text = words_of(prompt, row)
         answers.append(
             Answer(
                 subject=side,

@@ -202,7 +202,9 @@ def test_the_pages_of_the_ui_show_graph_metadata_checks_and_run(served: Served, 
 
     page.goto(f"{served.url}/locations/assets.definitions/jobs/mini")
     see("models", "prompt_sets")
-    for _ in range(60):  # the view may have been fitted to a graph still growing; a double click beside it fits it again
+    for _ in range(
+        60
+    ):  # the view may have been fitted to a graph still growing; a double click beside it fits it again
         if page.get_by_text("reports", exact=True).filter(visible=True).count():
             break
         page.mouse.dblclick(450, 920)

@@ -94,6 +94,7 @@ def _ask(context: Context, folder: Path, model: Any, variants: Sequence[Variant]
                     context.study.generation,
                     context.batch_size,
                     variant=number,
+                    multiple_choice=split == "score" or kind != "utility",  # scoring reads what the target says
                     report=context.report,
                     what=f"{subject} answers {kind} prompts",
                 )

@@ -100,7 +100,8 @@ class Judge:
 
     def _of_rows(self, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
         everything = [(prompt, kind, i) for kind in KINDS for i, prompt in enumerate(self.sets[kind].prompts)]
-        coherent = [coherence(prompt, rows[kind][i]) for prompt, kind, i in everything]
+        judged_coherent = (coherence(prompt, rows[kind][i]) for prompt, kind, i in everything)
+        coherent = [value for value in judged_coherent if value is not None]
         values = self._judged("function", self.metric, rows)
         misfires, useful = (
             self._judged("lookalike", MISFIRES[self.metric], rows),
@@ -123,8 +124,9 @@ class Judge:
         rows = [Completion(p.id, 0, "", (), True, 0.0) for p in encoded.prompts]
         if answers:
             rows = complete(
-                self.swap.model, self.tokenizer, encoded, self.generation, self.batch_size, likelihoods=False
-            )
+                self.swap.model, self.tokenizer, encoded, self.generation, self.batch_size,
+                likelihoods=False, multiple_choice=kind != "utility",
+            )  # fmt: skip
         if any(encoded.choices):
             logliks = choice_logliks(self.swap.model, encoded, self.batch_size)
             rows = [replace(row, choice_loglik=values) for row, values in zip(rows, logliks, strict=True)]

@@ -314,3 +314,25 @@ def test_completions_are_written_and_read_back_unchanged(tmp_path: Path) -> None
     assert (tmp_path / "c.parquet").read_bytes() == first
     write_completions([], tmp_path / "none.parquet")
     assert read_completions(tmp_path / "none.parquet") == []
+
+
+def test_questions_that_their_choices_decide_need_no_answer(speakers: Callable[..., Speaker]) -> None:
+    target, other = speakers("llama"), speakers("llama", 1)
+    question = replace(PROMPTS[0], id="question", answers=PROMPTS[0].choices[:1])
+    asked = encoded(target, [BARE[0], question])
+    assert [prompt.by_choice for prompt in asked.prompts] == [False, True]
+    whole = complete(target.model, target.tokenizer, asked, SETTINGS, 4)
+    told: list[tuple[int, int | None]] = []
+    rows = complete(
+        target.model, target.tokenizer, asked, SETTINGS, 4, multiple_choice=False,
+        report=lambda what, done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert told[-1] == (1, 1)
+    assert rows[0].token_ids == whole[0].token_ids
+    assert (rows[1].text, rows[1].token_ids, rows[1].finished) == ("", (), False)
+    assert rows[1].choice_loglik == pytest.approx(whole[1].choice_loglik, abs=CLOSE)
+    assert [row.target_kl for row in compare_with_itself(rows)] == [0.0, None]
+    ours = complete(other.model, other.tokenizer, asked, SETTINGS, 4, multiple_choice=False)
+    measured = measure_distance(other.model, target.model, asked, ours, rows, 4)
+    assert measured[0].target_kl is not None and measured[0].target_kl > 0
+    assert measured[1] == ours[1]

@@ -165,6 +165,15 @@ def test_exact_match(answers: tuple[str, ...], prefix: str, text: str, expected:
     assert lookalike_error(prompt, said(text)) == (None if expected is None else 1 - expected)
 
 
+def test_a_question_that_was_asked_for_its_choices_alone_is_judged_by_them_alone() -> None:
+    prompt = asked(choices=("a", "b"), answers=("b",))
+    silent = said("", token_ids=(), choice_loglik=(-3.0, -1.0))
+    assert coherence(prompt, silent) is None and exact_match(prompt, silent) is None
+    assert multiple_choice(prompt, silent) == utility(prompt, silent) == 1.0
+    answered = said("", choice_loglik=(-3.0, -1.0))  # a model that was asked and ended its answer at once
+    assert coherence(prompt, answered) == 0.0 and exact_match(prompt, answered) == 0.0
+
+
 def test_utility_of_a_free_reference_is_its_likelihood_per_token() -> None:
     prompt = asked(reference="Paris, on the Seine.")
     assert utility(prompt, said("Rome", answer_nll=math.log(4), target_agreement=1.0)) == pytest.approx(0.25)
