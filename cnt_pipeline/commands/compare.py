@@ -20,7 +20,7 @@ from cnt_pipeline.pipeline.refuse import refuse_impossible
 from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.reports.board import board
 from cnt_pipeline.reports.dimensions import progress, progress_note
-from cnt_pipeline.reports.leaderboard import PAGE, conclusion
+from cnt_pipeline.reports.leaderboard import PAGE, causes, conclusion
 from cnt_pipeline.reports.standing import TASK, ranked, standing
 from cnt_pipeline.reports.words import SPACE
 from cnt_pipeline.store import Store
@@ -77,8 +77,8 @@ def _document(study: Study, found: Mapping[str, Any], page: str) -> LeaderboardD
     return LeaderboardDocument.model_validate({**found, "study": study.study, "rows": rows, "page": page})
 
 
-LEFT_TO_THE_PAGE = ("coherence", "modules touched", "peak memory")
-"""Columns for which a terminal has no room."""
+LEFT_TO_THE_PAGE = ("coherence", "causal effect", "modules touched", "peak memory")
+"""Columns for which a terminal has no room; causal effects are told in sentences."""
 
 
 def _print(found: Mapping[str, Any], accept: Accept, page: str) -> None:
@@ -95,6 +95,8 @@ def _print(found: Mapping[str, Any], accept: Accept, page: str) -> None:
     figures = [column.name for column in shown if column.figures]
     console.print(table(columns, rows, title="On the test prompts", right=figures))
     console.print(f"\n{conclusion(found, accept).replace(SPACE, ' ')}", markup=False, soft_wrap=True)
+    for sentence in causes(found):
+        console.print(sentence.replace(SPACE, " "), markup=False, soft_wrap=True)
     console.print("wall time leaves out probes shared with other methods", markup=False, soft_wrap=True)
     _print_dimensions(found.get("dimensions"))
     console.print(f"leaderboard {page}", markup=False, soft_wrap=True)

@@ -20,6 +20,13 @@ from cnt_pipeline.transplants.methods import LEARNING, METHODS, READS_SCORING, M
 
 OWN_PLACE, COMPARED_PLACE = "method.name", "compare.methods"
 """Where a study file names a method."""
+CAUSAL_EFFECT = (
+    "the causal effect of its neurons, C = E[F(patched) - F(M1)] / E[F(M2) - F(M1)]: M1 is the target, M2 the donor, "
+    "and patched the target answering while, at every token of prompt and answer, the activations of these neurons are "
+    "those of the donor on the same tokens; F is the study's function metric on test prompts. Both models are held in "
+    "memory for it"
+)
+"""On the cards of methods of which the leaderboard tells it."""
 Facts = dict[str, str]
 Options = list[tuple[str, str, str, str]]
 """Name, default, permitted values and description."""
@@ -114,6 +121,7 @@ def _edit_card(row: EditRow) -> tuple[Facts, Options]:
         "scores": row.scores,
         "selects": row.selects,
         "edits": row.edits,
+        **({"also measured": CAUSAL_EFFECT} if row.causal else {}),
         **_fidelity(row.grade, row.source, row.deviations),
     }
     return facts, _options(row.options)

@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.evaluations.causal import causal_effects
 from cnt_pipeline.evaluations.ntrr import recovered
 from cnt_pipeline.evaluations.schema import METRICS, SAMPLES
-from cnt_pipeline.evaluations.score import Said, score
+from cnt_pipeline.evaluations.score import Said, paired, score
 from cnt_pipeline.measures.cost import Cost
 from cnt_pipeline.measures.metrics import MISFIRES, ROUNDING
 from cnt_pipeline.prompt_sets.schema import Prompt
@@ -72,6 +73,7 @@ def write_leaderboard(
     seed: int,
     folder: Path,
     aside: Collection[str] = (),
+    patched: Mapping[str, Said] | None = None,
 ) -> dict[str, Any]:
     """Write `leaderboard.json` with `samples.parquet` and `metrics.parquet`; returns the document.
 
@@ -79,6 +81,8 @@ def write_leaderboard(
         said: completions by label (`target`, `donor`, then the entries); a variant for every seed.
         aside: sources that count in rows of their own alone.
         task: the source of the utility prompts that hold the user's task; None where the study has none.
+        patched: what the target says with the activations of an entry's neurons patched, by label, for those entries
+            whose causal effect is measured; their samples are written as `causal.parquet`.
 
     Raises:
         InputError: no utility prompt comes from `task`.
@@ -102,6 +106,11 @@ def write_leaderboard(
                 found["task"] = _figure(row)
         rows.append(_row(entry, found, _by_seed(judged_prompts, entry)))
     _recoveries(rows, judged_prompts, function.sign, seed)
+    if patched:
+        effects = causal_effects(prompts, said, patched, metric, seed, folder, aside)
+        for row in rows:
+            if row["name"] in effects:
+                row["causal"] = effects[row["name"]]
     _mark_front(rows, metric, function.sign)
     document = {
         "metric": metric,
@@ -167,15 +176,10 @@ def _recoveries(rows: Sequence[dict[str, Any]], samples: pl.DataFrame, sign: int
 
     A prompt that one of the three models left unjudged is left out; of several draws it counts with their mean.
     """
-    values = samples.group_by("subject", "id").agg(pl.col("value").mean()).pivot("subject", index="id", values="value")
     for row in rows:
-        name = row["name"]
-        if name not in values.columns:
+        target, donor, own = paired(samples, ("target", "donor", row["name"]))
+        if sign * (sum(donor) - sum(target)) <= ROUNDING:
             continue
-        asked = values.select("id", *dict.fromkeys(("target", "donor", name))).drop_nulls().sort("id")
-        if asked.is_empty() or sign * float((asked["donor"] - asked["target"]).sum()) <= ROUNDING:
-            continue
-        target, donor, own = (asked[subject].to_list() for subject in ("target", "donor", name))
         found = recovered(sign, target, donor, own, seed)
         row |= {"recovery": found.value, "recovery_low": found.low, "recovery_high": found.high}
 

@@ -10,6 +10,8 @@ STABILITY = "stability.parquet"
 VERDICT = "verdict.json"
 STATISTICS = "statistics.json"
 STATISTICS_TABLE = "statistics.parquet"
+CAUSAL = "causal.parquet"
+"""Samples of the leaderboard's patched targets, laid out as other samples; `subject` is the entry."""
 
 SAMPLES_SCHEMA = pa.schema(
     [

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from cnt_pipeline.completions.schema import Completion
@@ -61,6 +62,20 @@ def scored(
                     row = _row(subject, metric, here, len(ids), values["target"], values["donor"], seed)
                     rows.append(row | {"source": source})
     return samples, rows
+
+
+def paired(judged: pl.DataFrame, subjects: Sequence[str]) -> list[list[float]]:
+    """Values of each of the `subjects` on the prompts that could be judged for all of them, in one order.
+
+    `judged` has the columns subject, id and value; a prompt that has several values counts with their mean.
+    """
+    chosen = judged.filter(pl.col("subject").is_in(list(subjects)))
+    means = chosen.group_by("subject", "id").agg(pl.col("value").mean())
+    wide = means.pivot("subject", index="id", values="value")
+    if not set(subjects) <= set(wide.columns):
+        return [[] for _ in subjects]
+    complete = wide.drop_nulls().sort("id")
+    return [complete[subject].to_list() for subject in subjects]
 
 
 def _sources(metric: Metric, prompts: Mapping[Kind, Sequence[Prompt]], aside: Collection[str]) -> dict[str, set[str]]:

@@ -25,6 +25,9 @@ TRANSPLANTABLE_DTYPES = ("F32", "BF16", "F16")
 
 Role = Literal["neuron", "other", "unused"]
 
+Neurons = Mapping[tuple[int, str], npt.NDArray[np.int64]]
+"""Some neurons of a model: their indices by (layer, family)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Matrix:

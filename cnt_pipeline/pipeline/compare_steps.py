@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from cnt_pipeline import measures
 from cnt_pipeline.errors import StudyError
-from cnt_pipeline.measures.metrics import metrics_of, versions
+from cnt_pipeline.measures.metrics import METRICS, metrics_of, versions
 from cnt_pipeline.models.adapter_files import ADAPTER
 from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS, dimension_steps
 from cnt_pipeline.pipeline.find_steps import probe_step
@@ -16,10 +16,13 @@ from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
 
 LEADERBOARD = "evaluations/leaderboard"
 LEADERBOARD_PAGE = "reports/leaderboard"
-PREFIX = "compared_"
+PREFIX, CAUSAL = "compared_", "causal_"
+"""Before an entry's key: the model that it edited, and the target with the activations of its neurons patched."""
 EDITED, COST = "edit.json", "cost.json"
 """What an edit changed, and what it took: seconds and peak memory of the build, which are in no fingerprint but in the
 digest that the leaderboard depends on."""
+CHOSEN = "chosen.parquet"
+"""The neurons that an edit copied, where the leaderboard measures their causal effect."""
 ADAPTED = ("target", "donor")
 """Models whose own adapters an edit may read, as the inputs `target_adapter` and `donor_adapter`."""
 BOARD_METRICS = ("attack_success", "exact_match")
@@ -51,7 +54,12 @@ def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
     yield Step(
         checkpoint,
         "transplants.edit",
-        {"method": edit.row.name, "options": edit.options.model_dump(mode="json"), "seed": edit.seed},
+        {
+            "method": edit.row.name,
+            "options": edit.options.model_dump(mode="json"),
+            "seed": edit.seed,
+            **({"lists": CHOSEN} if edit.row.causal else {}),
+        },
         {
             **pair(),
             **{name: model_input(name) for name in edit.row.needs},
@@ -69,6 +77,23 @@ def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
             "checkpoint": Input(checkpoint, ("model/*",)),
             "prompts": prompts_of("test"),
             "target_completions": said_by("target", "test"),
+        },
+    )
+    if edit.row.causal:
+        yield _patched(study, edit)
+
+
+def _patched(study: Study, edit: ResolvedEdit) -> Step:
+    """What the target says to the function metric's prompts with the activations of an entry's neurons patched."""
+    kinds = METRICS[study.function.measured_by].kinds
+    return Step(
+        f"completions/{CAUSAL}{edit.key}/test",
+        "completions.of_patched",
+        {**speech(study), "kinds": kinds},
+        {
+            **pair(),
+            "edit": Input(f"transplants/{PREFIX}{edit.key}", (CHOSEN,)),
+            "prompts": prompts_of("test", *kinds),
         },
     )
 
@@ -97,9 +122,11 @@ def board_metrics(study: Study) -> tuple[str, ...]:
 
 def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Iterator[Step]:
     metrics = board_metrics(study)
+    causal = [edit.key for edit in edits if edit.row.causal]
     said = {
         **{subject: said_by(subject, "test") for subject in ("target", "donor", "transplant")},
         **{f"{PREFIX}{edit.key}": said_by(f"{PREFIX}{edit.key}", "test") for edit in edits},
+        **{f"{CAUSAL}{key}": said_by(f"{CAUSAL}{key}", "test", *METRICS[metrics[0]].kinds) for key in causal},
     }
     yield Step(
         LEADERBOARD,
@@ -111,6 +138,7 @@ def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Ite
             "task": study.compare.task,
             "direction": study.function.direction,
             "entries": [[edit.label, edit.row.name, edit.key] for edit in edits],
+            **({"causal": causal} if causal else {}),
             "method": study.method.name,
             "seed": study.seed,
             **aside_of(study),

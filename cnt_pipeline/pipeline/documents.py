@@ -173,6 +173,17 @@ class Figure(Interval):
     vs_target_high: float | None = None
 
 
+class CausalEffect(Document):
+    """What the activations of a method's neurons cause: the target answers with them replaced by the donor's."""
+
+    value: float | None = Field(description="share of the distance to the donor that is covered; null where undefined")
+    low: float | None = Field(description="lower end of its 95 % interval over prompts")
+    high: float | None = Field(description="upper end of its 95 % interval over prompts")
+    n: int = Field(description="prompts judged for target, donor and patched target alike")
+    why: str | None = Field(description="why it is undefined, in words; null where it is not")
+    patched: Interval | None = Field(description="the function metric of the patched target; null where not judged")
+
+
 class LeaderboardRow(Document):
     """One model: target, donor, the study's own transplant, or what a method made of the target. What was not measured
     or does not apply is null; a metric that could judge no prompt is missing."""
@@ -185,6 +196,7 @@ class LeaderboardRow(Document):
     recovery: float | None = Field(description="share of the distance from target to donor that is covered")
     recovery_low: float | None = Field(description="lower end of its 95 % interval over prompts")
     recovery_high: float | None = Field(description="upper end of its 95 % interval over prompts")
+    causal: CausalEffect | None = Field(None, description="null where the method is not measured so (`cnt methods`)")
     parameters: float | None = Field(description="weights that differ from the target's; the mean over seeds")
     share: float | None = Field(description="those weights as a share of all the target's")
     modules: float | None = Field(description="modules with such weights; the mean over seeds")

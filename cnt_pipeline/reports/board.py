@@ -10,7 +10,7 @@ from cnt_pipeline.reports import words
 from cnt_pipeline.reports.standing import OWN, REFERENCES, TASK, LeaderRow, Standing, ranked, standing
 from cnt_pipeline.study.schema import Accept
 
-NOT_JUDGED = "not judged"
+NOT_JUDGED, UNDEFINED = "not judged", "undefined"
 NAMES = {
     "target": "Target",
     "donor": "Donor",
@@ -31,7 +31,7 @@ class Cell:
     @property
     def none(self) -> bool:
         """Whether there is no figure."""
-        return self.text in (words.NONE, NOT_JUDGED)
+        return self.text in (words.NONE, NOT_JUDGED, UNDEFINED)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def _columns(document: Mapping[str, Any], rows: Sequence[LeaderRow], accept: Acc
             for name in order
         ),
         Column("recovery", "of the way from target to donor", tuple(_recovered(row) for row in rows)),
+        *_effects(rows),
         Column("within limits", limited_by(document), tuple(_standing(document, row, accept) for row in rows), False),
         Column("parameters changed", "share of all", tuple(_changed(row) for row in rows)),
         Column("modules touched", "", tuple(Cell(_mean(row["modules"])) for row in rows)),
@@ -169,9 +170,28 @@ def _recovered(row: LeaderRow) -> Cell:
     """The share with its interval; target and donor are its ends and have none."""
     if row["recovery"] is None or row["name"] in REFERENCES:
         return Cell(words.percent(row["recovery"]))
-    return Cell(
-        words.percent(row["recovery"]), f"{words.percent(row['recovery_low'])} to {words.percent(row['recovery_high'])}"
-    )
+    return _covered(row["recovery"], row["recovery_low"], row["recovery_high"])
+
+
+def _effects(rows: Sequence[LeaderRow]) -> list[Column]:
+    """The causal effects, where some method is measured so."""
+    effects = [row.get("causal") for row in rows]
+    if not any(effects):
+        return []
+    return [Column("causal effect", "of its neurons' activations", tuple(_caused(effect) for effect in effects))]
+
+
+def _caused(effect: Mapping[str, Any] | None) -> Cell:
+    if effect is None:
+        return Cell(words.NONE)
+    if effect["value"] is None:
+        return Cell(UNDEFINED)
+    return _covered(effect["value"], effect["low"], effect["high"])
+
+
+def _covered(value: float, low: float, high: float) -> Cell:
+    """A share of the way from target to donor."""
+    return Cell(words.percent(value), f"{words.percent(low)} to {words.percent(high)}")
 
 
 def _changed(row: LeaderRow) -> Cell:

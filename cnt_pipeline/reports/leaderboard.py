@@ -17,6 +17,11 @@ from cnt_pipeline.study.schema import Accept
 
 PAGE = "leaderboard.html"
 TABLE = "leaderboard.md"
+CAUSAL_EFFECT = (
+    "Causal effect: the share of the same distance that the target covers when, at every token of prompt and answer, "
+    "the activations of the method's neurons are those of the donor on the same tokens. Recovery is that of the copied "
+    "weights, which work on what the target feeds them."
+)
 
 
 def write_leaderboard_page(
@@ -51,6 +56,7 @@ def _view(study: str, document: Mapping[str, Any], accept: Accept) -> dict[str, 
         "title": f"{words.sentence(words.metric_name(document['metric']))}: methods compared",
         "compared": compared(document),
         "conclusion": conclusion(document, accept),
+        "causes": causes(document),
         "grades": [(grade, words.GRADES[grade]) for grade in grades],
         "sources": [
             (NAMES.get(row["name"], row["name"]), row["method"], row["source"])
@@ -111,6 +117,24 @@ def conclusion(document: Mapping[str, Any], accept: Accept) -> str:
     return held
 
 
+def causes(document: Mapping[str, Any]) -> list[str]:
+    """The causal effect of each method that it is measured of, in a sentence."""
+    sentences = []
+    for row in ranked(document["rows"]):
+        effect = row.get("causal")
+        if effect is None:
+            continue
+        if effect["value"] is None:
+            sentences.append(f"Causal effect of the neurons of {row['name']}: undefined, since {effect['why']}.")
+            continue
+        value, low, high = (words.percent(effect[key]) for key in ("value", "low", "high"))
+        sentences.append(
+            f"Causal effect: the donor's activations in the neurons of {row['name']} bring the target {value} ({low} "
+            f"to {high}) of the way to the donor."
+        )
+    return sentences
+
+
 def _called(row: LeaderRow) -> str:
     return f"the study's own method ({row['method']})" if row["name"] == OWN else str(row["name"])
 
@@ -125,6 +149,7 @@ def _notes(document: Mapping[str, Any], accept: Accept) -> list[str]:
         "given, figures are means over them and the range over seeds stands below the name.",
         "Recovery is the share of the target's distance to the donor that a method covers: 100 % is the donor, more is "
         "beyond it.",
+        *([CAUSAL_EFFECT] if any(row.get("causal") for row in document["rows"]) else []),
         f"A method that gains the function by misfiring is not better: compare methods at equal {misfire}. “Within "
         f"limits” says which keep their {misfire} at most {words.points(accept.over_refusal)} above the donor's and "
         f"their utility{task} at most {words.points(accept.utility_loss)} below the target's.",

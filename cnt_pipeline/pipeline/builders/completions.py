@@ -1,4 +1,5 @@
-"""Builders of the `completions` stage: the two models, the written transplant, and the controls through the gates."""
+"""Builders of the `completions` stage: the two models, written checkpoints, controls through the gates, and the target
+with patched activations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,12 +19,15 @@ from cnt_pipeline.completions.build import (
 )
 from cnt_pipeline.completions.schema import Completion, file_name, read_completions, write_completions
 from cnt_pipeline.measures.metrics import refuse_unjudged
+from cnt_pipeline.models.activation_patching import patched
 from cnt_pipeline.models.teacher import device_of
+from cnt_pipeline.pipeline.compare_steps import CHOSEN
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.prompt_sets.schema import file_name as prompt_file
 from cnt_pipeline.prompt_sets.schema import read_prompts
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Kind, Split
+from cnt_pipeline.transplants.edit.copying import read_choice
 from cnt_pipeline.transplants.select.candidates import gates_of
 
 Variant = AbstractContextManager[None]
@@ -58,6 +62,13 @@ def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:
         for _, part in neurons.group_by("variant", maintain_order=True)
     ]
     return _ask(context, folder, swap.model, variants)
+
+
+def of_patched(context: Context, folder: Path) -> Mapping[str, JSON]:
+    """What the target says with the activations that an edit's neurons have in the donor on the same tokens."""
+    target, donor = context.models.model("target"), context.models.model("donor")
+    neurons = read_choice(context.path("edit", CHOSEN))
+    return _ask(context, folder, target, [patched(target, donor, context.models.architecture(), neurons)])
 
 
 def asked_kinds(context: Context) -> Sequence[Kind]:

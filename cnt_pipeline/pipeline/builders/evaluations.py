@@ -14,15 +14,17 @@ from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.evaluations.dimensions import Worked, write_dimensions
 from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
 from cnt_pipeline.evaluations.leaderboard import Entry, write_leaderboard
+from cnt_pipeline.evaluations.score import Said
 from cnt_pipeline.evaluations.score import score as write_scores
 from cnt_pipeline.evaluations.stability import write_stability
 from cnt_pipeline.evaluations.verdict import write_verdict
 from cnt_pipeline.measures.cost import Cost
+from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION, judge_of, space_of
-from cnt_pipeline.pipeline.compare_steps import COST, EDITED, PREFIX
+from cnt_pipeline.pipeline.compare_steps import CAUSAL, COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.dimension_steps import KINDS as HARMFUL
 from cnt_pipeline.pipeline.dimension_steps import MASKS, after, asked, checkpoint_key
@@ -143,25 +145,33 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     slice_ = context.step.slice
     prompts = {kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS}
     entries = [Entry(label="target"), Entry(label="donor"), _transplant(context)]
-    said = {subject: read_said(context, subject) for subject in ("target", "donor", "transplant")}
+    said: dict[str, Said] = {subject: read_said(context, subject) for subject in ("target", "donor", "transplant")}
+    metrics, causal = tuple(slice_["metrics"]), slice_.get("causal", ())
+    patched: dict[str, Said] = {}
     by_label: dict[str, list[tuple[str, str]]] = {}
     for label, method, key in slice_["entries"]:
         by_label.setdefault(label, []).append((method, key))
     for label, drawn in by_label.items():
-        runs = [read_said(context, f"{PREFIX}{key}") for _, key in drawn]
-        said[label] = {
-            kind: [replace(row, variant=number) for number, run in enumerate(runs) for row in run[kind]]
-            for kind in KINDS
-        }
+        said[label] = _as_variants([read_said(context, f"{PREFIX}{key}") for _, key in drawn])
+        if drawn[0][1] in causal:
+            kinds = METRICS[metrics[0]].kinds
+            patched[label] = _as_variants([read_said(context, f"{CAUSAL}{key}", kinds) for _, key in drawn])
         documents = [
             (read_json(context, f"edit_{key}", EDITED), read_json(context, f"edit_{key}", COST)) for _, key in drawn
         ]
         entries.append(Entry.of_edits(label, EDITS[drawn[0][0]], documents))
     document = write_leaderboard(
-        context.study.function, prompts, said, entries, tuple(slice_["metrics"]),
-        slice_["task"], context.study.seed, folder, slice_.get("aside", ()),
+        context.study.function, prompts, said, entries, metrics,
+        slice_["task"], context.study.seed, folder, slice_.get("aside", ()), patched,
     )  # fmt: skip
     return {"entries": len(document["rows"]), "front": [row["name"] for row in document["rows"] if row["pareto"]]}
+
+
+def _as_variants(runs: Sequence[Said]) -> Said:
+    """Completions of several seeds as one subject's, numbered in order."""
+    return {
+        kind: [replace(row, variant=number) for number, run in enumerate(runs) for row in run[kind]] for kind in runs[0]
+    }
 
 
 def dimensions(context: Context, folder: Path) -> Mapping[str, JSON]:

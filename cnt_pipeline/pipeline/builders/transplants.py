@@ -19,14 +19,15 @@ from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import encoded_set, read_said
 from cnt_pipeline.pipeline.builders.scoring import inside_effects, terms_of
-from cnt_pipeline.pipeline.compare_steps import ADAPTED, COST, EDITED, PREFIX
+from cnt_pipeline.pipeline.compare_steps import ADAPTED, CHOSEN, COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context
 from cnt_pipeline.pipeline.dimension_steps import MASKS
 from cnt_pipeline.store import JSON
 from cnt_pipeline.study.schema import KINDS, Selection
 from cnt_pipeline.transplants.apply import write_transplant
+from cnt_pipeline.transplants.edit.copying import write_choice
 from cnt_pipeline.transplants.edit.row import EditRow
-from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, Source
+from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, NeuronEdits, Source
 from cnt_pipeline.transplants.edit.table import ResolvedEdit, resolve_edits
 from cnt_pipeline.transplants.edit.write import Edited, verify_unchanged, write_edited
 from cnt_pipeline.transplants.methods import LEARNING
@@ -147,8 +148,9 @@ def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 
 def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`model/` (the edited checkpoint), `edit.json` (what changed), `cost.json` (what it took), and `adapter/` where
-    the adapter of the target was edited: what the checkpoint adds to the model `base`, in peft's format.
+    """`model/` (the edited checkpoint), `edit.json` (what changed), `cost.json` (what it took), `chosen.parquet`
+    (the neurons that were copied) where the step lists them, and `adapter/` where the adapter of the target was edited:
+    what the checkpoint adds to the model `base`, in peft's format.
 
     Raises:
         BrokenArtifactError: a tensor changed that the method did not name.
@@ -162,6 +164,9 @@ def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
         written = write_edited(source.models["target"], edits, folder / "model", context.report)
     if isinstance(made, AdapterEdits):
         write_adapter(made.adapter(), context.models.index("base"), folder / ADAPTER)
+    if context.step.slice.get("lists"):
+        assert isinstance(made, NeuronEdits), f"{chosen.row.name} copies no neurons that could be listed"
+        write_choice(made.neurons, folder / CHOSEN)
     settled = _settled(source, chosen.row, edits, written, cost, folder)
     return {**settled, "adapter": isinstance(made, AdapterEdits)}
 

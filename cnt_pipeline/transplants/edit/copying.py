@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.models.architecture import Matrix, coarse_units
+from cnt_pipeline.models.architecture import Matrix, Neurons, coarse_units
 from cnt_pipeline.models.tensors import read_rows
-from cnt_pipeline.transplants.edit.source import Edits, Source
+from cnt_pipeline.store.parquet import write_parquet
+from cnt_pipeline.transplants.edit.source import NeuronEdits, Source
 from cnt_pipeline.transplants.select.candidates import Space
 
 Key = tuple[int, str]
@@ -20,11 +24,13 @@ Key = tuple[int, str]
 Indices = npt.NDArray[np.int64]
 Scores = Mapping[Key, npt.NDArray[np.floating[Any]]]
 """`[neurons]` by (layer, family), higher is better; minus infinity never qualifies."""
-Choice = Mapping[Key, Indices]
+Choice = Neurons
 """Neurons chosen in each (layer, family), ascending."""
 
+_CHOICE = pa.schema([("layer", pa.int32()), ("family", pa.string()), ("neuron", pa.int32())])
 
-def copied(source: Source, chosen: Choice) -> Edits:
+
+def copied(source: Source, chosen: Choice) -> NeuronEdits:
     """The target with the chosen neurons, their row biases included, taken from the donor value by value.
 
     Raises:
@@ -43,7 +49,7 @@ def copied(source: Source, chosen: Choice) -> Edits:
         parts.setdefault(matrix.tensor, []).append((matrix.axis, positions))
         if matrix.bias is not None:
             parts.setdefault(matrix.bias, []).append((0, positions))
-    return {name: partial(_copied, source, name, places) for name, places in parts.items()}
+    return NeuronEdits({name: partial(_copied, source, name, places) for name, places in parts.items()}, chosen)
 
 
 def _copied(source: Source, name: str, places: Sequence[tuple[int, Indices]]) -> Tensor:
@@ -112,3 +118,21 @@ def matrices_of(source: Source, families: str | Sequence[str], side: str | None 
     if unknown:
         raise InputError(f"the method cannot copy the family '{unknown[0]}' here; choose among {', '.join(known)}")
     return tuple(matrix for matrix in source.architecture.matrices if matrix.family in wanted)
+
+
+def write_choice(chosen: Choice, path: Path) -> None:
+    """Write the chosen neurons as Parquet, a row each: layer, family and neuron."""
+    rows = [
+        {"layer": layer, "family": family, "neuron": neuron}
+        for (layer, family), each in chosen.items()
+        for neuron in each.tolist()
+    ]
+    write_parquet(pa.Table.from_pylist(rows, schema=_CHOICE), path)
+
+
+def read_choice(path: Path) -> Choice:
+    """The neurons that `write_choice` wrote."""
+    found: dict[Key, list[int]] = {}
+    for row in pq.ParquetFile(path).read().to_pylist():
+        found.setdefault((row["layer"], row["family"]), []).append(row["neuron"])
+    return {key: np.array(neurons, dtype=np.int64) for key, neurons in found.items()}

@@ -34,7 +34,8 @@ class EditRow:
     its defaults. `words`: the formula in words; `deviations`: where and why it departs from the source. `grade` says
     how its source is known (methods.md): A read, B reimplemented, C second-hand, I ours. `continual` says that it works
     through a study's safety dimensions: its module has `decide(source, options, earlier)`, and its edit takes the masks
-    that were decided.
+    that were decided. `causal` says that the leaderboard also measures the causal effect of its neurons: its edit
+    copies whole neurons (`NeuronEdits`), and the target answers once more with their activations taken from the donor.
     """
 
     name: str
@@ -50,6 +51,7 @@ class EditRow:
     needs: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     continual: bool = False
+    causal: bool = False
     narrowed: Callable[[Any], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:

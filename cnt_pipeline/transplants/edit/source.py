@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.adapters import Adapters
-from cnt_pipeline.models.architecture import Architecture, Matrix
+from cnt_pipeline.models.architecture import Architecture, Matrix, Neurons
 from cnt_pipeline.models.tensors import CheckpointIndex, read_entries, read_file_index
 from cnt_pipeline.study.schema import Kind
 from cnt_pipeline.transplants.edit.moments import Moments
@@ -30,6 +30,14 @@ class AdapterEdits:
 
     edits: Edits
     adapter: Callable[[], Adapters]
+
+
+class NeuronEdits(dict[str, Callable[[], Tensor]]):
+    """Edits that copy whole neurons of the donor, and which `neurons` these are."""
+
+    def __init__(self, edits: Edits, neurons: Neurons) -> None:
+        super().__init__(edits)
+        self.neurons = neurons
 
 
 FLOATS = ("F32", "BF16", "F16")

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from cnt_pipeline.errors import StudyError
-from cnt_pipeline.pipeline.compare_steps import LEADERBOARD, LEADERBOARD_PAGE
+from cnt_pipeline.pipeline.compare_steps import CHOSEN, LEADERBOARD, LEADERBOARD_PAGE
 from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS
 from cnt_pipeline.pipeline.step import Input, Step
 from cnt_pipeline.pipeline.steps import steps_of
@@ -56,6 +56,38 @@ def test_a_further_method_adds_its_own_steps_and_changes_the_leaderboard_alone()
     added = {"transplants/compared_safe-lora", "completions/compared_safe-lora/test"}
     assert set(more) - set(few) == added
     assert {key for key in few if few[key] != more[key]} == {LEADERBOARD}
+
+
+def test_a_method_with_a_causal_effect_adds_what_its_patched_target_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, more = by_key("nlsr"), by_key("nlsr", "safety_neurons")
+    assert set(more) - set(few) == {
+        "activation_caches/activation/target", "activation_caches/activation/donor",
+        "transplants/compared_safety-neurons", "completions/compared_safety-neurons/test",
+        "completions/causal_safety-neurons/test",
+    }  # fmt: skip
+    assert {key for key in few if few[key] != more[key]} == {LEADERBOARD}
+    monkeypatch.setitem(EDITS, "safety_neurons", replace(EDITS["safety_neurons"], causal=False))
+    plain = by_key("nlsr", "safety_neurons")
+    assert set(more) - set(plain) == {"completions/causal_safety-neurons/test"}
+    assert {key for key in plain if plain[key] != more[key]} == {"transplants/compared_safety-neurons", LEADERBOARD}
+
+
+def test_the_patched_target_reads_both_models_the_neurons_and_the_function_prompts() -> None:
+    steps = by_key("nlsr", {"method": "safety_neurons", "seeds": [3, 4]})
+    for seed in (3, 4):
+        step = steps[f"completions/causal_safety-neurons-s{seed}/test"]
+        assert {source.step: source.files for source in step.inputs.values()} == {
+            "models/target": ("model.json",), "models/donor": ("model.json",),
+            f"transplants/compared_safety-neurons-s{seed}": (CHOSEN,), "prompt_sets/roles": ("test.function.parquet",),
+        }  # fmt: skip
+        assert steps[LEADERBOARD].inputs[f"causal_safety-neurons-s{seed}"].files == ("function.parquet",)
+    assert steps[LEADERBOARD].slice["causal"] == ["safety-neurons-s3", "safety-neurons-s4"]
+
+
+def test_without_a_causal_effect_no_slice_speaks_of_one() -> None:
+    assert [row.name for row in EDITS.values() if row.causal] == ["safety_neurons"]
+    others = by_key(*(name for name, row in EDITS.items() if not row.causal))
+    assert not any({"causal", "lists"} & step.slice.keys() for step in others.values())
 
 
 def test_a_probe_that_several_methods_read_is_taken_once() -> None:

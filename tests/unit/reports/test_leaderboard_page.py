@@ -121,6 +121,34 @@ def test_the_table_holds_every_figure_with_its_interval() -> None:
     assert (nlsr["wall time"][0], nlsr["peak memory"][0]) == ("1 min 15 s", "120.0 MB")
 
 
+CAUSE = {"value": 0.875, "low": 0.8, "high": 0.925, "n": 40, "why": None,
+         "patched": {"value": 0.875, "low": 0.8, "high": 0.9}}  # fmt: skip
+
+
+def caused(**changes: Any) -> list[dict[str, Any]]:
+    """The rows, with a causal effect of nlsr."""
+    return [each | {"causal": CAUSE | changes} if each["name"] == "nlsr" else each for each in rows()]
+
+
+def test_a_causal_effect_is_a_column_and_a_sentence_of_its_own(tmp_path: Path) -> None:
+    assert list(cells("nlsr", rows=caused()))[6:8] == ["recovery", "causal effect"]
+    assert cells("nlsr", rows=caused())["causal effect"] == ("87.5 %", "80.0\u00a0% to 92.5\u00a0%")
+    assert cells("fgsn", rows=caused())["causal effect"] == cells("Donor", rows=caused())["causal effect"] == ("–", "")
+    page, table = written(tmp_path, rows=caused())
+    for text in (page, table.replace("\\", "")):
+        assert "activations in the neurons of nlsr bring the target 87.5 % (80.0 % to 92.5 %)" in text
+        assert "at every token of prompt and answer" in text
+    assert parsed(page).misplaced == []
+    assert "ausal effect" not in "".join(written(tmp_path))
+
+
+def test_a_causal_effect_that_is_undefined_is_said_so(tmp_path: Path) -> None:
+    undefined = caused(value=None, low=None, high=None, why="there is nothing to cover")
+    assert cells("nlsr", rows=undefined)["causal effect"] == ("undefined", "")
+    for text in written(tmp_path, rows=undefined):
+        assert "Causal effect of the neurons of nlsr: undefined, since there is nothing to cover." in text
+
+
 def test_what_is_missing_is_said_and_is_no_zero(tmp_path: Path) -> None:
     mute = rows()
     del mute[3]["metrics"]["over_refusal"], mute[3]["metrics"]["refusal"]

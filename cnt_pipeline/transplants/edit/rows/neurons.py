@@ -110,17 +110,18 @@ ROWS = (
             "the difference of its activation in the two models. The best within the budget are copied from the donor."
         ),
         deviations=(
-            "The source replaces activations while the model runs; here the weights that make them are copied. So the "
-            "leaderboard's recovery is the source's causal effect E[F(patched) - F(M1)] / E[F(M2) - F(M1)] (M1 the "
-            "target, M2 the donor, F the study's metric) for copied weights: they work on the target's inputs, where a "
-            "replaced activation also brings what changed before it, even where the neuron's weights are equal. The "
-            "cache holds mean and root mean square of each prompt, not single tokens, so the mean square difference of "
-            "a prompt is taken as the smallest that they allow: squared difference of means plus squared difference of "
-            "standard deviations; the row cnt_contrast measures it token by token. Prompts count the same, whatever "
-            "their length. Neurons are rows and columns of all FFN matrices, not only the inputs of the last one. "
-            + TEACHER_FORCED
+            "The source replaces activations while the model runs; here the weights that make them are copied. The "
+            "leaderboard measures both: recovery is that of the copied weights, which work on the target's inputs and "
+            "do nothing where they equal the donor's; the causal effect is the source's, with the study's metric as F. "
+            "Neurons are rows and columns of all FFN matrices, not only what the last one reads: the activation of a "
+            "column of down is its input, as in the source, that of a row of gate or up its output, before the "
+            "nonlinearity. The cache holds mean and root mean square of each prompt, not single tokens, so the mean "
+            "square difference of a prompt is taken as the smallest that they allow: squared difference of means plus "
+            "squared difference of standard deviations; the row cnt_contrast measures it token by token. Prompts count "
+            "the same, whatever their length. " + TEACHER_FORCED
         ),
         probes=("activation/target", "activation/donor"),
+        causal=True,
     ),
     EditRow(
         name="safeneuron",

@@ -1,6 +1,7 @@
 """Neurons copied from the donor, and the best of them within a budget."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,15 @@ import torch
 from safetensors.numpy import load_file
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.transplants.edit.copying import copied, matrices_of, random_like, space_of, within_budget
+from cnt_pipeline.transplants.edit.copying import (
+    copied,
+    matrices_of,
+    random_like,
+    read_choice,
+    space_of,
+    within_budget,
+    write_choice,
+)
 from cnt_pipeline.transplants.edit.source import Source
 
 torch.set_num_threads(1)
@@ -77,6 +86,15 @@ def test_fused_families_are_copied_into_one_tensor(make: Callable[[str], Source]
     assert list(edits) == [name]
     changed = (edits[name]().numpy() != weights(source, "target")[name]).any(1)
     assert np.flatnonzero(changed).tolist() == [1, 32 + 16 + 2]
+
+
+def test_an_edit_knows_the_neurons_it_copies_and_they_can_be_stored(source: Source, tmp_path: Path) -> None:
+    chosen = within_budget(source, scores(source), 0.1)
+    edits = copied(source, chosen)
+    write_choice(edits.neurons, tmp_path / "chosen.parquet")
+    found = read_choice(tmp_path / "chosen.parquet")
+    assert list(found) == list(chosen)
+    assert all(np.array_equal(found[key], neurons) and found[key].dtype == np.int64 for key, neurons in chosen.items())
 
 
 def test_nothing_chosen_edits_nothing(source: Source) -> None:

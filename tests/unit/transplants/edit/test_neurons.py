@@ -28,7 +28,7 @@ from cnt_pipeline.transplants.edit.rows.neurons import (
     SafetyNeuronsOptions,
     SsahOptions,
 )
-from cnt_pipeline.transplants.edit.source import Edits, Source
+from cnt_pipeline.transplants.edit.source import Edits, NeuronEdits, Source
 
 torch.set_num_threads(1)
 
@@ -372,9 +372,11 @@ def test_methods_with_a_budget_copy_their_best_neurons_and_spend_it(probed: Prob
 def test_the_best_are_those_with_the_highest_scores(probed: Probed) -> None:
     source = probed.source
     change = within_budget(source, neurons.activation_change(source, "ffn"), 0.1)
-    found = neurons_of(neurons.safety_neurons(source, SafetyNeuronsOptions(budget=0.1), 0), source)
+    edits = neurons.safety_neurons(source, SafetyNeuronsOptions(budget=0.1), 0)
+    found = neurons_of(edits, source)
     assert found == {key: part.tolist() for key, part in change.items()}
     assert {family for _, family in found} <= {"gate", "up", "down"}
+    assert isinstance(edits, NeuronEdits) and {key: part.tolist() for key, part in edits.neurons.items()} == found
 
 
 def test_random_neurons_are_an_even_share_of_every_layer_and_family(source: Source) -> None:
