@@ -154,6 +154,11 @@ def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Ite
     yield Step(
         LEADERBOARD_PAGE,
         "reports.leaderboard",
-        {"study": study.study, "accept": study.accept.model_dump(mode="json")},
-        {"leaderboard": Input(LEADERBOARD), **({"dimensions": Input(DIMENSIONS)} if dimensions else {})},
+        {"study": study.study, "accept": study.accept.model_dump(mode="json"), **aside_of(study)},
+        {
+            "leaderboard": Input(LEADERBOARD),
+            **({"dimensions": Input(DIMENSIONS)} if dimensions else {}),
+            "prompts": prompts_of("test"),
+            **said,
+        },
     )

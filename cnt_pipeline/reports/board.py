@@ -7,26 +7,26 @@ from typing import Any
 from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.quantities import seconds_text, size_text
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.standing import OWN, REFERENCES, TASK, LeaderRow, Standing, ranked, standing
+from cnt_pipeline.reports.standing import NAMES, REFERENCES, TASK, LeaderRow, Standing, ranked, standing
+from cnt_pipeline.reports.views import view_of
 from cnt_pipeline.study.schema import Accept
 
 NOT_JUDGED, UNDEFINED = "not judged", "undefined"
-NAMES = {
-    "target": "Target",
-    "donor": "Donor",
-    OWN: "The study's own method",
-}
 _SHOWN = ("attack_success", "utility", TASK, "coherence")
 """Metrics of the table beside the function's and its misfires."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure with its interval or a remark; `mark` says pass or fail, `none` that there is no figure."""
+    """A figure with its interval or a remark; `mark` says pass or fail, `none` that there is no figure.
+
+    `view` is the id of the samples behind it, empty where there are none.
+    """
 
     text: str
     detail: str = ""
     mark: str = ""
+    view: str = ""
 
     @property
     def none(self) -> bool:
@@ -141,7 +141,8 @@ def _judged(row: LeaderRow, metric: str) -> Cell:
     if found is None:
         return Cell(NOT_JUDGED)
     shown = "exact_match" if metric == TASK else metric
-    return Cell(words.amount(shown, found["value"]), words.interval(shown, found["low"], found["high"]))
+    interval = words.interval(shown, found["low"], found["high"])
+    return Cell(words.amount(shown, found["value"]), interval, view=view_of(metric, row["name"]))
 
 
 def _standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Cell:
@@ -170,7 +171,8 @@ def _recovered(row: LeaderRow) -> Cell:
     """The share with its interval; target and donor are its ends and have none."""
     if row["recovery"] is None or row["name"] in REFERENCES:
         return Cell(words.percent(row["recovery"]))
-    return _covered(row["recovery"], row["recovery_low"], row["recovery_high"])
+    view = view_of("recovery", row["name"])
+    return _covered(row["recovery"], row["recovery_low"], row["recovery_high"], view)
 
 
 def _effects(rows: Sequence[LeaderRow]) -> list[Column]:
@@ -189,9 +191,9 @@ def _caused(effect: Mapping[str, Any] | None) -> Cell:
     return _covered(effect["value"], effect["low"], effect["high"])
 
 
-def _covered(value: float, low: float, high: float) -> Cell:
+def _covered(value: float, low: float, high: float, view: str = "") -> Cell:
     """A share of the way from target to donor."""
-    return Cell(words.percent(value), f"{words.percent(low)} to {words.percent(high)}")
+    return Cell(words.percent(value), f"{words.percent(low)} to {words.percent(high)}", view=view)
 
 
 def _changed(row: LeaderRow) -> Cell:

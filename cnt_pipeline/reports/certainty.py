@@ -11,6 +11,7 @@ from cnt_pipeline.reports.material import Material
 class CertaintyRow:
     """The transplant against one model on one metric: the verdict in `words`, and `p` corrected over the metrics."""
 
+    metric: str
     name: str
     against: str
     words: str
@@ -34,6 +35,7 @@ def certainty_rows(material: Material) -> list[CertaintyRow]:
 def _row(verdict: dict[str, Any], row: dict[str, Any]) -> CertaintyRow:
     metric = row["metric"]
     return CertaintyRow(
+        metric=metric,
         name=words.metric_name(metric),
         against=row["against"],
         words=verdict["sentence"].split(" (")[0],  # what would have gone unseen has a column of its own

@@ -7,19 +7,25 @@ from cnt_pipeline.measures.judges.record import phrase_agreement
 from cnt_pipeline.measures.judges.schema import VERDICTS
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.material import SUBJECTS, Material
+from cnt_pipeline.reports.views import judge_view
+from cnt_pipeline.study.schema import Kind
 
-ASKED = {"function": "Answers to function prompts", "lookalike": "Answers to benign look-alikes"}
+ASKED: dict[Kind, str] = {"function": "Answers to function prompts", "lookalike": "Answers to benign look-alikes"}
 
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """One subject by one judge: share and interval of every verdict, in the order of `VERDICTS`."""
+    """One subject by one judge: share and interval of every verdict, in the order of `VERDICTS`, and the view of each.
+
+    `view` is that of all verdicts together.
+    """
 
     judge: str
     subject: str
     name: str
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[tuple[str, str, str], ...]
     n: str
+    view: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Disagreement:
     other_alone: str
     n: str
     unjudged: int
+    at: int
+    """Its place among the pairs, for the views of its answers."""
 
 
 def judged_tables(material: Material) -> list[tuple[str, list[JudgedRow]]]:
@@ -49,25 +57,28 @@ def judged_tables(material: Material) -> list[tuple[str, list[JudgedRow]]]:
     }
     names = [judge["name"] for judge in material.judging.document["judges"]]
     return [
-        (heading, [_row(found, kind, name, subject) for name in names for subject in SUBJECTS])
+        (heading, [_row(found, kind, at, name, subject) for at, name in enumerate(names) for subject in SUBJECTS])
         for kind, heading in ASKED.items()
     ]
 
 
-def _row(found: dict[tuple[str, str, str, str], dict[str, Any]], kind: str, judge: str, subject: str) -> JudgedRow:
+def _row(
+    found: dict[tuple[str, str, str, str], dict[str, Any]], kind: str, at: int, judge: str, subject: str
+) -> JudgedRow:
     shares = [found[kind, judge, subject, verdict] for verdict in VERDICTS]
-    cells = tuple(map(_share, shares))
-    return JudgedRow(judge, subject, words.SUBJECT_NAMES[subject], cells, words.number(shares[0]["n"]))
+    cells = tuple((*_share(each), judge_view(at, kind, subject, each["verdict"])) for each in shares)
+    view = judge_view(at, kind, subject)
+    return JudgedRow(judge, subject, words.SUBJECT_NAMES[subject], cells, words.number(shares[0]["n"]), view)
 
 
 def disagreements(material: Material) -> list[Disagreement]:
     """A row for every two judges and question that both can answer."""
     if material.judging is None:
         return []
-    return [_disagreement(pair) for pair in material.judging.document["pairs"]]
+    return [_disagreement(pair, at) for at, pair in enumerate(material.judging.document["pairs"])]
 
 
-def _disagreement(pair: dict[str, Any]) -> Disagreement:
+def _disagreement(pair: dict[str, Any], at: int) -> Disagreement:
     agreed, agreed_interval = _share(pair["agreed"])
     kappa, kappa_interval = words.NONE, ""
     if (found := pair["kappa"]) is not None:
@@ -85,6 +96,7 @@ def _disagreement(pair: dict[str, Any]) -> Disagreement:
         other_alone=words.number(pair["no_yes"]),
         n=words.number(pair["n"]),
         unjudged=pair["unjudged"],
+        at=at,
     )
 
 

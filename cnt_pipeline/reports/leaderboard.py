@@ -7,11 +7,14 @@ from typing import Any
 from markupsafe import Markup
 
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.board import NAMES, NOT_JUDGED, board, limited_by
+from cnt_pipeline.reports.board import NOT_JUDGED, board, limited_by
 from cnt_pipeline.reports.dimensions import progress, progress_note
+from cnt_pipeline.reports.every import board_browser
+from cnt_pipeline.reports.links import Links
+from cnt_pipeline.reports.material import Answers
 from cnt_pipeline.reports.plots import Point, Rule
 from cnt_pipeline.reports.scatter import Named, front, scatter
-from cnt_pipeline.reports.standing import OWN, REFERENCES, TASK, LeaderRow, best_within, ranked
+from cnt_pipeline.reports.standing import NAMES, OWN, REFERENCES, TASK, LeaderRow, best_within, ranked
 from cnt_pipeline.reports.templates import environment
 from cnt_pipeline.study.schema import Accept
 
@@ -30,15 +33,18 @@ def write_leaderboard_page(
     accept: Accept,
     folder: Path,
     dimensions: Mapping[str, Any] | None = None,
+    answers: Answers | None = None,
 ) -> None:
     """Write `leaderboard.html` and `leaderboard.md` of a study from the leaderboard's document.
 
-    `dimensions` is the document of its safety dimensions, where it has some.
+    `dimensions` is the document of its safety dimensions, where it has some; figures lead to `answers`.
 
     Neither holds a date or a place on this machine; durations are those that the document holds.
     """
     view = _view(study, document, accept)
     view |= {"progress": progress(dimensions), "progress_note": progress_note(dimensions)}
+    listed = None if answers is None else board_browser(document, answers)
+    view |= {"browser": listed, "to": Links({} if listed is None else listed.views)}
     templates = environment()
     page = templates.get_template("leaderboard.html.j2").render(view)
     table = templates.get_template("leaderboard.md.j2").render(view).replace(words.SPACE, " ")

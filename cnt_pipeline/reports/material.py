@@ -45,10 +45,11 @@ class Certainty:
 @dataclass(frozen=True)
 class Judging:
     """What the study's judges say: shares of verdicts, and the `document` with what judges tell and where they
-    disagree."""
+    disagree; `verdicts` has a row per judge and answer."""
 
     shares: "pl.DataFrame"
     document: Mapping[str, Any]
+    verdicts: "pl.DataFrame"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class Origin:
 @dataclass(frozen=True)
 class SuiteFigures:
     """A suite as asked: what its steps are `called`, the suite file's `name`, `version` and `meaning`, its figures, and
-    by part how many prompts were left out because the study reads them elsewhere."""
+    by part how many prompts were left out because the study reads them elsewhere.
+
+    `samples` has a row per metric and answer; `prompts` and, by subject, what was `said` are by part too.
+    """
 
     called: str
     name: str
@@ -79,6 +83,20 @@ class SuiteFigures:
     meaning: str
     figures: "pl.DataFrame"
     left_out: Mapping[str, int]
+    samples: "pl.DataFrame"
+    prompts: Mapping[str, Sequence[Prompt]]
+    said: Mapping[str, Mapping[str, Sequence[Completion]]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What stands behind a leaderboard: its `samples`, the test prompts, and what the models of every row
+    `said`, a variant for each seed. Sources `aside` are in no pooled figure."""
+
+    samples: "pl.DataFrame"
+    prompts: Mapping[Kind, Sequence[Prompt]]
+    said: Mapping[str, Mapping[Kind, Sequence[Completion]]]
+    aside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

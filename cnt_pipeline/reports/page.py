@@ -6,16 +6,18 @@ from typing import Any
 from cnt_pipeline.evaluations.schema import WORTH_ASKING
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import derived, figures, frontier, lineage, network, tables, words
-from cnt_pipeline.reports.browse import browser, view_of
 from cnt_pipeline.reports.by_source import source_blocks
 from cnt_pipeline.reports.cautions import COMPLETENESS_LIMIT, cautions, limits
 from cnt_pipeline.reports.certainty import certainty_rows
+from cnt_pipeline.reports.every import browser
 from cnt_pipeline.reports.judges import disagreements, judge_notes, judged_tables, phrase_agreement_sentence
+from cnt_pipeline.reports.links import Links
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.samples import choose_samples
 from cnt_pipeline.reports.stability import stability_sentence
 from cnt_pipeline.reports.suites import suite_blocks
 from cnt_pipeline.reports.templates import contents, environment
+from cnt_pipeline.reports.views import REST, UNSCORED, pair_view, view_of
 
 REPORT = "report.html"
 CARD = "card.md"
@@ -32,7 +34,7 @@ def write_page(material: Material, folder: Path) -> None:
 
 
 def _view(material: Material) -> dict[str, Any]:
-    blocks, gates = tables.metric_blocks(material), tables.gates(material)
+    blocks, gates, listed = tables.metric_blocks(material), tables.gates(material), browser(material)
     return {
         "material": material,
         "words": words,
@@ -77,8 +79,15 @@ def _view(material: Material) -> dict[str, Any]:
         "trials": tables.trial_rows(material),
         "trials_figure": figures.trials_figure(material),
         "samples": choose_samples(material),
-        "browser": browser(material),
+        "browser": listed,
+        "to": Links(listed.views),
         "view_of": view_of,
+        "source_view": lambda metric, subject, source: (
+            view_of(metric, subject, source=listed.sources.index(source)) if source in listed.sources else ""
+        ),
+        "pair_view": pair_view,
+        "REST": REST,
+        "UNSCORED": UNSCORED,
         "contents": contents,
         "other_tensors": _other_tensors(material),
         "completeness": _completeness(material),

@@ -12,6 +12,13 @@ REFERENCES = ("target", "donor")
 OWN = "transplant"
 """The row of the study's own method."""
 
+NAMES = {
+    "target": "Target",
+    "donor": "Donor",
+    OWN: "The study's own method",
+}
+"""Rows that are not called by their method."""
+
 TASK = "task"
 """Key of the user's task among a row's metrics; it is an exact match."""
 

@@ -1,5 +1,6 @@
 """What target, donor and transplant did in the study's evaluation suites."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ class SuiteRow:
     cells: tuple[SuiteCell, ...]
     n: str
     unscored: int
+    views: tuple[str, ...]
+    """Ids of the views of the samples behind `cells`."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,29 @@ class SuiteBlock:
 
 def suite_blocks(material: Material) -> list[SuiteBlock]:
     """A block for every suite of the study, in its order."""
-    return [_block(suite) for suite in material.suites]
+    return [_block(at, suite) for at, suite in enumerate(material.suites)]
 
 
-def _block(suite: SuiteFigures) -> SuiteBlock:
+def suite_view(suite: int, part: int, metric: int, subject: str) -> str:
+    """Id of the view of a figure, by its places as `numbered` gives them."""
+    return f"v-s{suite}p{part}m{metric}-{subject}"
+
+
+def numbered(suite: SuiteFigures) -> Mapping[str, Mapping[str, int]]:
+    """The place of every metric in its part, by part in the suite's order."""
+    found: dict[str, dict[str, int]] = {}
+    for row in suite.figures.iter_rows(named=True):
+        metrics = found.setdefault(row["part"], {})
+        metrics.setdefault(row["metric"], len(metrics))
+    return found
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name in a sentence."""
+    return TITLES.get(metric) or words.metric_name(metric)
+
+
+def _block(at: int, suite: SuiteFigures) -> SuiteBlock:
     found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for row in suite.figures.iter_rows(named=True):
         found.setdefault(row["part"], {}).setdefault(row["metric"], {})[row["subject"]] = row
@@ -77,24 +99,28 @@ def _block(suite: SuiteFigures) -> SuiteBlock:
             name.replace("_", " "),
             next(iter(next(iter(metrics.values())).values()))["source"],
             suite.left_out.get(name, 0),
-            tuple(_row(metric, by_subject) for metric, by_subject in metrics.items()),
+            tuple(
+                _row(metric, by_subject, tuple(suite_view(at, part, place, subject) for subject in SHOWN))
+                for place, (metric, by_subject) in enumerate(metrics.items())
+            ),
         )
-        for name, metrics in found.items()
+        for part, (name, metrics) in enumerate(found.items())
     )
     version = f"{suite.name} version {suite.version}"
     return SuiteBlock(suite.called.replace("_", " "), version, suite.meaning, parts)
 
 
-def _row(metric: str, by_subject: dict[str, dict[str, Any]]) -> SuiteRow:
+def _row(metric: str, by_subject: dict[str, dict[str, Any]], views: tuple[str, ...]) -> SuiteRow:
     any_row = next(iter(by_subject.values()))
     wanted = WANTED[any_row["better"]]
     judged = by_subject.get("transplant", any_row)
     return SuiteRow(
-        TITLES.get(metric) or words.sentence(words.metric_name(metric)),
+        words.sentence(metric_title(metric)),
         "; ".join(part for part in (any_row["meaning"], wanted) if part),
         tuple(_cell(by_subject.get(subject)) for subject in SHOWN),
         words.number(judged["n"]),
         judged["unscored"],
+        views,
     )
 
 
@@ -104,21 +130,22 @@ def _cell(row: dict[str, Any] | None) -> SuiteCell:
     unit = row["unit"]
     if row["value"] is None:
         return SuiteCell("undefined", "", "", "")
-    interval = "" if row["low"] is None else f"{_figure(unit, row['low'])} to {_figure(unit, row['high'])}"
-    change = "" if row["vs_target"] is None else _change(unit, row["vs_target"])
-    around = ""
-    if change:
-        around = f"{_change(unit, row['vs_target_low'])} to {_change(unit, row['vs_target_high'])}"
-    return SuiteCell(_figure(unit, row["value"]), interval, change, around)
+    interval = "" if row["low"] is None else f"{figure(unit, row['low'])} to {figure(unit, row['high'])}"
+    changed, around = "", ""
+    if row["vs_target"] is not None:
+        changed = change(unit, row["vs_target"])
+        around = f"{change(unit, row['vs_target_low'])} to {change(unit, row['vs_target_high'])}"
+    return SuiteCell(figure(unit, row["value"]), interval, changed, around)
 
 
-def _figure(unit: str, value: float) -> str:
+def figure(unit: str, value: float) -> str:
+    """A value in its unit."""
     if unit == "share":
         return words.percent(value)
     return words.number(float(value), 1 if unit == "percentage" else 3)
 
 
-def _change(unit: str, value: float) -> str:
+def change(unit: str, value: float) -> str:
     """A signed difference, in points for shares and percentages."""
     scaled, digits = (100 * value, 1) if unit == "share" else (value, 1 if unit == "percentage" else 3)
     return f"{scaled:+.{digits}f}".replace("-", "−")

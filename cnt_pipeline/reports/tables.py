@@ -9,8 +9,8 @@ import polars as pl
 
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.browse import view_of
 from cnt_pipeline.reports.material import SUBJECTS, Material, Origin
+from cnt_pipeline.reports.views import view_of
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,12 @@ def gates(material: Material) -> list[Gate]:
 def _view(check: str, metric: str, misfire: str) -> str:
     return {
         "admissible": view_of(metric, "donor", "target"),
-        "effect_reached": view_of(metric, "transplant"),
+        "effect_reached": "v-recovery",
         "lookalikes_kept": view_of(misfire, "transplant", "donor"),
         "utility_kept": view_of("utility", "transplant", "target"),
         "coherence_kept": view_of("coherence", "transplant", "target"),
-        "control_random_beaten": view_of(metric, "control_random"),
-        "control_largest_delta_beaten": view_of(metric, "control_largest_delta"),
+        "control_random_beaten": view_of(metric, "transplant", "control_random"),
+        "control_largest_delta_beaten": view_of(metric, "transplant", "control_largest_delta"),
     }.get(check, "")
 
 

@@ -41,6 +41,32 @@ SUBJECT_NAMES = {
     "control_largest_delta": "Control: largest delta",
 }
 
+CALLED = {
+    "target": "the target",
+    "transplant": "the transplant",
+    "donor": "the donor",
+    "control_random": "random neurons",
+    "control_largest_delta": "the neurons of the largest delta",
+}
+"""Subjects in a sentence."""
+
+YES = {
+    "refusal": "refused",
+    "over_refusal": "refused",
+    "attack_success": "answered",
+    "coherence": "coherent",
+    "utility": "as the reference",
+    "exact_match": "as a reference",
+    "multiple_choice": "right",
+    "lookalike_error": "other than the reference",
+    "crows_pairs": "with the stereotype likelier",
+    "bbq_accuracy_ambiguous": "right",
+    "bbq_accuracy_disambiguated": "right",
+    "last_number": "right",
+    "contains_answer": "with a reference in them",
+}
+"""What a sample is that counts as 1."""
+
 SERIES_NAMES = {
     "transplant": "this transplant",
     "random": "random neurons",

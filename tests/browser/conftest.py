@@ -90,9 +90,13 @@ def hostile_material(make_material: MakeMaterial) -> Material:
     """Prompts, answers, names, sources and warnings that try to be markup, to run, to hide or to burst the layout."""
     plain = make_material()
     prompts = {
-        kind: [Prompt(f"{kind}{n}", (("user", f"{n} {HOSTILE[n]}"),), prefix=HOSTILE[n - 1]) for n in range(5)]
+        kind: [
+            Prompt(f"{kind}{n}", (("user", f"{n} {HOSTILE[n]}"),), prefix=HOSTILE[n - 1],
+                   source=HOSTILE[1] if n > 2 else "asked.jsonl")
+            for n in range(5)
+        ]
         for kind in KINDS
-    }
+    }  # fmt: skip
     said = {
         subject: {
             kind: [
@@ -105,10 +109,10 @@ def hostile_material(make_material: MakeMaterial) -> Material:
         }
         for subject in SUBJECTS
     }
-    second = pl.col("id").str.ends_with("4")
+    last = pl.col("id").str.ends_with("4")
     samples = plain.samples.with_columns(
-        source=pl.when(second).then(pl.lit(HOSTILE[1])).otherwise(pl.col("source")),
-        value=pl.when(second & (pl.col("subject") == "transplant") & (pl.col("metric") == "refusal"))
+        source=pl.when(last | pl.col("id").str.ends_with("3")).then(pl.lit(HOSTILE[1])).otherwise(pl.col("source")),
+        value=pl.when(last & (pl.col("subject") == "transplant") & (pl.col("metric") == "refusal"))
         .then(None)
         .otherwise(pl.col("value")),
     )

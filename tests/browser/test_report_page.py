@@ -54,7 +54,7 @@ def test_the_page_opens_from_a_file_without_a_complaint_a_request_or_overflow(
     page_file: Path, open_page: Open, scheme: str, width: int
 ) -> None:
     with open_page(page_file, color_scheme=scheme, width=width) as opened:
-        choose(opened.page, "kind-any")
+        choose(opened.page, "in-any")
         opened.value("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert opened.requests == [page_file.as_uri()]
         assert opened.complaints == []
@@ -69,7 +69,7 @@ def test_the_page_opens_from_a_file_without_a_complaint_a_request_or_overflow(
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 def test_text_has_enough_contrast(page_file: Path, open_page: Open, scheme: str, width: int) -> None:
     with open_page(page_file, color_scheme=scheme, width=width) as opened:
-        choose(opened.page, "kind-any")
+        choose(opened.page, "in-any")
         opened.value("document.querySelectorAll('details').forEach(e => e.open = true)")
         checked, faint = opened.value(TOO_FAINT)
         assert checked > 300
@@ -154,22 +154,27 @@ def test_every_figure_of_the_main_table_leads_to_its_samples_in_one_click(page_f
 
 def test_a_view_shows_the_samples_that_its_figure_counts(hostile_page: Path, open_page: Open) -> None:
     with open_page(hostile_page, "#v-refusal-transplant") as opened:
-        assert "5 samples, 4 as wanted and 1 not judged." in opened.page.locator(".view:target").inner_text()
-        assert opened.value(f"{SHOWN}.length") == 5
-        choose(opened.page, "good")
+        told = opened.page.locator(".view:target").inner_text()
+        assert "4 prompts behind refusal of the transplant, 4 refused" in told
+        assert "As wanted: 4, not as wanted: 0." in told
         assert opened.value(f"{SHOWN}.length") == 4
+        choose(opened.page, "bad")
+        assert opened.value(f"{SHOWN}.length") == 0
         choose(opened.page, "open")
         assert opened.value(f"{SHOWN}.length") == 1
         opened.page.get_by_role("button", name="Reset filters").click()
-        assert opened.value(f"{SHOWN}.length") == 5
-        assert counted(opened.page) == "5 prompts shown"
+        assert opened.value(f"{SHOWN}.length") == 4
+        assert counted(opened.page) == "4 prompts, 4 answers shown"
+        opened.page.get_by_role("link", name="Show 1 more that could not be judged").click()
+        assert opened.value(f"{SHOWN}.length") == 1
         opened.page.get_by_role("link", name="Choose others").click()
         assert opened.value(f"{SHOWN}.length") == 0
     with open_page(hostile_page, "#v-refusal-transplant-vs-target") as opened:
-        assert "4 of 5 pairs of samples are judged differently" in opened.page.locator(".view:target").inner_text()
+        told = opened.page.locator(".view:target").inner_text()
+        assert "4 of 4 prompts on which refusal differs between the transplant and the target" in told
         assert opened.value(f"{SHOWN}.length") == 4
     with open_page(hostile_page, "#v-refusal-donor-from-1") as opened:
-        assert opened.value(f"{SHOWN}.length") == 1
+        assert opened.value(f"{SHOWN}.length") == 2
 
 
 @pytest.mark.parametrize("scripts", [True, False])
@@ -178,7 +183,7 @@ def test_filters_narrow_the_list_with_and_without_scripts(hostile_page: Path, op
         entries = opened.page.locator(".p:visible")
         assert entries.count() == 0
         for value, left in (
-            ("kind-any", 15), ("kind-function", 5), ("transplant", 5), ("good", 4), ("open", 1), ("bad", 0),
+            ("in-any", 15), ("in-function", 5), ("by-transplant", 5), ("good", 4), ("open", 1), ("bad", 0),
         ):  # fmt: skip
             choose(opened.page, value)
             assert entries.count() == left, value
@@ -191,13 +196,13 @@ def test_filters_narrow_the_list_with_and_without_scripts(hostile_page: Path, op
         opened.page.get_by_role("button", name="Reset filters").click()
         choose(opened.page, "new")
         assert entries.count() == 15
-        choose(opened.page, "target")
+        choose(opened.page, "by-target")
         assert entries.count() == 0
 
 
 def test_hostile_strings_are_shown_as_they_are(hostile_page: Path, open_page: Open) -> None:
     with open_page(hostile_page) as opened:
-        choose(opened.page, "kind-any")
+        choose(opened.page, "in-any")
         assert (
             opened.value("document.scripts.length + document.images.length + document.querySelectorAll('link').length")
             == 0
@@ -257,7 +262,9 @@ def test_it_prints_to_pages_that_cut_no_table_off(page_file: Path, open_page: Op
 
 
 def counted(page: "Page") -> str:
-    """The count below the list, with what the style rules put before it."""
-    number = page.evaluate("getComputedStyle(document.querySelector('.count'), '::before').content")
-    assert "counter" in number
-    return f"{page.locator('.p:visible').count()} {page.locator('.count').inner_text()}"
+    """The counts below the list, with what the style rules put before them."""
+    for part in (".shown-prompts", ".shown-answers"):
+        assert "counter" in page.evaluate(f"getComputedStyle(document.querySelector('{part}'), '::before').content")
+    told = [page.locator(part).inner_text() for part in (".shown-prompts", ".shown-answers")]
+    numbers = [page.locator(part).count() for part in (".p:visible", ".a:visible")]
+    return " ".join(f"{number} {text}" for number, text in zip(numbers, told, strict=True))

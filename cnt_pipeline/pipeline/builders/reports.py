@@ -1,12 +1,16 @@
 """Builder of the `reports` stage: artifacts in, plain data out to `cnt_pipeline.reports`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from cnt_pipeline.activation_caches.schema import SUMMARY
+from cnt_pipeline.completions.answers import read_answers
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.evaluations.harness import ROWS
 from cnt_pipeline.evaluations.leaderboard import FILE as BOARD
 from cnt_pipeline.evaluations.schema import (
     DIMENSIONS,
@@ -20,22 +24,32 @@ from cnt_pipeline.evaluations.schema import (
     STATISTICS,
     STATISTICS_TABLE,
     VERDICT,
+    VERDICTS,
 )
 from cnt_pipeline.evaluations.suite_table import ResolvedSuite, resolve_suites
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
+from cnt_pipeline.pipeline.compare_steps import PREFIX
 from cnt_pipeline.pipeline.context import Context, read_json
 from cnt_pipeline.pipeline.find_steps import TRAINING
-from cnt_pipeline.pipeline.judge_steps import JUDGES
+from cnt_pipeline.pipeline.judge_steps import JUDGES, judged_key
 from cnt_pipeline.pipeline.places import source_name
 from cnt_pipeline.pipeline.step import Step
 from cnt_pipeline.pipeline.steps import steps_of
-from cnt_pipeline.pipeline.suite_steps import suite_prompts, suite_scores
-from cnt_pipeline.prompt_sets.schema import file_name, read_prompts
+from cnt_pipeline.pipeline.suite_steps import (
+    SUITE_SUBJECTS,
+    suite_answers,
+    suite_harness,
+    suite_prompts,
+    suite_scores,
+)
+from cnt_pipeline.prompt_sets.items import read_items
+from cnt_pipeline.prompt_sets.schema import Prompt, file_name, read_prompts
 from cnt_pipeline.reports.leaderboard import write_leaderboard_page
 from cnt_pipeline.reports.material import (
     SUBJECTS,
+    Answers,
     Certainty,
     Judging,
     Material,
@@ -46,7 +60,8 @@ from cnt_pipeline.reports.material import (
 )
 from cnt_pipeline.reports.page import write_page
 from cnt_pipeline.store import JSON
-from cnt_pipeline.study.schema import KINDS, LoraSft, ModelSource, Split
+from cnt_pipeline.study.schema import KINDS, Kind, LoraSft, ModelSource, Split
+from cnt_pipeline.transplants.edit.table import resolve_edits
 from cnt_pipeline.transplants.methods import resolve
 from cnt_pipeline.transplants.moved import NEURONS
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION, TRIALS
@@ -82,7 +97,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         certainty=Certainty(
             _table(context, "statistics", STATISTICS_TABLE), read_json(context, "statistics", STATISTICS)
         ),
-        prompts={kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS},
+        prompts=_test_prompts(context),
         said={subject: read_said(context, f"said_by_{subject}") for subject in SUBJECTS},
         origins=_origins(context),
         recipes=_recipes(context),
@@ -99,15 +114,37 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     """`leaderboard.html` and `leaderboard.md`."""
     study, board = context.study, read_json(context, "leaderboard", BOARD)
     dimensions = read_json(context, "dimensions", DIMENSIONS) if "dimensions" in context.inputs else None
-    write_leaderboard_page(study.study, board, study.accept, folder, dimensions)
+    said: dict[str, Mapping[Kind, list[Completion]]] = {
+        subject: read_said(context, subject) for subject in ("target", "donor", "transplant")
+    }
+    runs: dict[str, list[Mapping[Kind, list[Completion]]]] = {}
+    for edit in resolve_edits(study):
+        runs.setdefault(edit.label, []).append(read_said(context, f"{PREFIX}{edit.key}"))
+    for label, drawn in runs.items():
+        said[label] = {
+            kind: [replace(row, variant=number) for number, run in enumerate(drawn) for row in run[kind]]
+            for kind in KINDS
+        }
+    answers = Answers(
+        samples=_table(context, "leaderboard", SAMPLES),
+        prompts=_test_prompts(context),
+        said=said,
+        aside=frozenset(context.step.slice.get("aside", ())),
+    )
+    write_leaderboard_page(study.study, board, study.accept, folder, dimensions, answers)
     return {}
+
+
+def _test_prompts(context: Context) -> dict[Kind, list[Prompt]]:
+    return {kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS}
 
 
 def _judging(context: Context) -> Judging | None:
     """What the study's judges say; None where it names none."""
     if JUDGES not in context.inputs:
         return None
-    return Judging(_table(context, JUDGES, SHARES), read_json(context, JUDGES, JUDGES_SUMMARY))
+    verdicts = pl.concat([_table(context, judged_key(judge.name), VERDICTS) for judge in context.study.judges])
+    return Judging(_table(context, JUDGES, SHARES), read_json(context, JUDGES, JUDGES_SUMMARY), verdicts)
 
 
 def _model(context: Context, which: str) -> Model:
@@ -145,10 +182,42 @@ def _recipes(context: Context) -> list[Recipe]:
 def _suite(context: Context, suite: ResolvedSuite) -> SuiteFigures:
     """What the models did in one suite."""
     left_out: Any = context.inputs[suite_prompts(suite.key)].manifest.metadata["left_out"] if suite.asked else {}
-    figures = _table(context, suite_scores(suite.key), METRICS)
+    prompts: dict[str, Sequence[Prompt]] = {}
+    said: dict[str, Mapping[str, Sequence[Completion]]] = {}
+    for part in suite.asked:
+        file = f"{part.name}.parquet"
+        prompts[part.name] = read_items(context.path(suite_prompts(suite.key), file))
+        said[part.name] = {
+            subject: read_answers(context.path(suite_answers(subject, suite.key), file)) for subject in SUITE_SUBJECTS
+        }
+    for part in suite.tasks:
+        said[part.name] = {
+            subject: _of_task(_table(context, suite_harness(subject, suite.key), ROWS).filter(part=part.name))
+            for subject in SUITE_SUBJECTS
+        }
+        # The harness keeps the digest of a prompt and not its words.
+        known = {row.id: None for rows in said[part.name].values() for row in rows}
+        prompts[part.name] = [
+            Prompt(name, (("user", f"document {name} of {part.part.task}"),), source="lm-evaluation-harness")
+            for name in known
+        ]
     return SuiteFigures(
-        suite.key, suite.suite.suite, suite.suite.version, suite.suite.meaning, figures, dict(left_out)
-    )  # fmt: skip
+        called=suite.key,
+        name=suite.suite.suite,
+        version=suite.suite.version,
+        meaning=suite.suite.meaning,
+        figures=_table(context, suite_scores(suite.key), METRICS),
+        left_out=dict(left_out),
+        samples=_table(context, suite_scores(suite.key), SAMPLES),
+        prompts=prompts,
+        said=said,
+    )
+
+
+def _of_task(rows: pl.DataFrame) -> list[Completion]:
+    """What a model gave to a task of lm-evaluation-harness, by the number and hash of the document."""
+    own = rows.unique("id", keep="first", maintain_order=True)
+    return [Completion(name, 0, said, (), True, 0.0) for name, said in zip(own["id"], own["answers"], strict=True)]
 
 
 def _table(context: Context, name: str, file: str) -> pl.DataFrame:

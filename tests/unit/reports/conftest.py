@@ -182,7 +182,10 @@ def make_material(tmp_path_factory: pytest.TempPathFactory) -> MakeMaterial:
             "files": {"model.safetensors": {"sha256": "f" * 64, "size": 9}},
         }
         prompts = {
-            kind: [Prompt(f"{kind}{n}", (("user", f"{kind} prompt {n} {SCRIPT}"),)) for n in range(5)] for kind in KINDS
+            kind: [
+                Prompt(f"{kind}{n}", (("user", f"{kind} prompt {n} {SCRIPT}"),), source="asked.jsonl") for n in range(5)
+            ]
+            for kind in KINDS
         }
         origin = Origin("transplants/checkpoint", 1, "a" * 64, "b" * 64, {"edit": "copy"}, {"plan": "c" * 64},
                         {"model/model.safetensors": "d" * 64, "inverse.safetensors": "e" * 64})  # fmt: skip

@@ -2,40 +2,59 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
+from markupsafe import Markup
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.prompt_sets.schema import Prompt
-from cnt_pipeline.reports import browse, words
-from cnt_pipeline.reports.browse import browser, view_of
+from cnt_pipeline.reports import browse, listing, words
+from cnt_pipeline.reports.columns import VERDICT_LETTERS, Measured
+from cnt_pipeline.reports.every import browser
+from cnt_pipeline.reports.links import Links
 from cnt_pipeline.reports.material import SUBJECTS, Material
+from cnt_pipeline.reports.views import view_of
 from cnt_pipeline.study.schema import Function
 
 from .conftest import metric_row, metrics_frame, samples_frame
+from .counted import counted_material
 
 MakeMaterial = Callable[..., Material]
 
 
+def entries(found: browse.Browser) -> list[listing.Entry]:
+    return [entry for shelf in found.shelves for entry in shelf.entries]
+
+
 def classes(found: browse.Browser, subject: str, kind: str) -> list[set[str]]:
     """Classes of a subject's answers on a kind of prompts."""
-    answers = (set(each.classes.split()) for entry in found.entries if entry.kind == kind for each in entry.answers)
+    (shelf,) = (each for each in found.shelves if each.key == kind)
+    answers = (set(each.classes.split()) for entry in shelf.entries for each in entry.answers)
     return [each for each in answers if f"by-{subject}" in each]
+
+
+def number(found: browse.Browser, metric: str) -> int:
+    """The number of a metric in classes."""
+    columns = (each for shelf in found.shelves for each in shelf.columns if isinstance(each, Measured))
+    return next(each.number for each in columns if each.metric == metric)
 
 
 def test_every_prompt_is_listed_with_every_answer_and_judgement(make_material: MakeMaterial) -> None:
     found = browser(make_material())
-    assert [entry.kind for entry in found.entries] == ["function"] * 5 + ["lookalike"] * 5 + ["utility"] * 5
-    assert all(len(entry.answers) == len(SUBJECTS) for entry in found.entries)
+    assert [(shelf.key, len(shelf.entries)) for shelf in found.shelves] == [
+        ("function", 5), ("lookalike", 5), ("utility", 5),
+    ]  # fmt: skip
+    assert all(len(entry.answers) == len(SUBJECTS) for entry in entries(found))
     assert found.held_back == () and not found.mixed
-    refused = next(each for each in found.entries[0].answers if "by-transplant" in each.classes.split())
+    refused = next(each for each in entries(found)[0].answers if "by-transplant" in each.classes.split())
     assert refused.judged == ("refusal: yes",)
 
 
 def test_classes_say_what_is_wanted_and_what_differs(make_material: MakeMaterial) -> None:
     found = browser(make_material())
-    refusal = found.metrics.index("refusal")
+    refusal = number(found, "refusal")
     for each in classes(found, "transplant", "function"):
         assert {f"g{refusal}", "good", f"t{refusal}", "new"} <= each and f"d{refusal}" not in each
     for each in classes(found, "target", "function"):
@@ -44,68 +63,111 @@ def test_classes_say_what_is_wanted_and_what_differs(make_material: MakeMaterial
     assert all("bad" in each for each in classes(deleted, "transplant", "function"))
 
 
-def test_views_count_their_samples_and_keep_not_judged_apart(make_material: MakeMaterial) -> None:
+def test_views_say_their_figure_and_keep_not_judged_apart(make_material: MakeMaterial) -> None:
     plain = make_material()
     lost = (pl.col("metric") == "refusal") & (pl.col("subject") == "transplant") & (pl.col("id") == "function0")
     samples = plain.samples.with_columns(value=pl.when(lost).then(None).otherwise(pl.col("value")))
     rows = [metric_row(s, "refusal", 1.0, vs_target=0.8, vs_donor=0.0) for s in ("transplant", "donor")]
-    found = browser(replace(plain, samples=samples, metrics=metrics_frame(rows)))
-    told = {view.id: view.sentence for view in found.views}
-    assert told[view_of("refusal", "transplant")].endswith("5 samples, 4 as wanted and 1 not judged.")
-    against = told[view_of("refusal", "transplant", "target")]
-    assert "+80.0\u00a0points. 4 of 5 pairs of samples are judged differently; only they are shown." in against
-    assert "None of the 5 pairs" in told[view_of("refusal", "transplant", "donor")]
-    assert view_of("refusal", "target") not in found and view_of("refusal", "donor") in found
+    found = browser(replace(plain, samples=samples, metrics=metrics_frame(rows))).views
+    value = found[view_of("refusal", "transplant")]
+    assert value.heading == "4 prompts behind refusal of the transplant, 4 refused"
+    assert value.text == "100.0\u00a0%. As wanted: 4, not as wanted: 0."
+    assert found[value.links[0][0]].heading == "1 prompt on which refusal of the transplant could not be judged"
+    against = found[view_of("refusal", "transplant", "target")]
+    assert against.heading == "4 of 4 prompts on which refusal differs between the transplant and the target"
+    assert against.text == "+80.0\u00a0points: higher on 4, lower on 0, the same on 0."
+    alike = found[view_of("refusal", "transplant", "donor")]
+    assert alike.id.endswith("-all") and alike.heading == "4 prompts behind refusal of the transplant against the donor"
 
 
 def test_of_many_prompts_those_not_as_wanted_come_first(
     make_material: MakeMaterial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browse, "PER_KIND", 3)
     plain = make_material()
     missed = (pl.col("subject") == "transplant") & (pl.col("id") == "function4")
     samples = plain.samples.with_columns(value=pl.when(missed).then(0.0).otherwise(pl.col("value")))
+    sizes = [sum(entry.size for entry in shelf.entries) for shelf in browser(plain).shelves]
+    monkeypatch.setattr(listing, "BUDGET", sum(sizes) * 2 // 3)
     found = browser(replace(plain, samples=samples))
-    listed = [entry.prompt.split()[2] for entry in found.entries if entry.kind == "function"]
-    assert listed == ["0", "1", "4"]
-    assert found.held_back == (("function", 3, 5), ("look-alike", 3, 5), ("general", 3, 5))
+    assert [entry.id for entry in found.shelves[0].entries] == ["function0", "function1", "function4"]
+    assert ("Function", 3, 5) in found.held_back
+    assert found.views[view_of("refusal", "transplant")].text.endswith("3 of them are in this page.")
 
 
-def test_of_several_draws_the_first_is_listed_and_said_to_be(make_material: MakeMaterial) -> None:
+def test_short_lists_stay_whole_beside_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "BUDGET", 100)
+    assert listing._allowed([500, 10, 20, 300]) == [35, 10, 20, 35]
+    assert listing._allowed([10, 20]) == [10, 20]
+
+
+def test_draws_that_say_the_same_are_one_answer(make_material: MakeMaterial) -> None:
     plain = make_material()
-    second = plain.samples.filter(subject="control_random").with_columns(variant=pl.lit(1, pl.Int32))
+    more = [
+        plain.samples.filter(subject="control_random").with_columns(variant=pl.lit(draw, pl.Int32)) for draw in (1, 2)
+    ]
     said = dict(plain.said)
     said["control_random"] = {
-        kind: [*rows, *(replace(row, variant=1, text="another draw") for row in rows)]
+        kind: [
+            *rows,
+            *(replace(row, variant=1, text="another draw") for row in rows),
+            *(replace(row, variant=2) for row in rows),
+        ]
         for kind, rows in plain.said["control_random"].items()
     }
-    found = browser(replace(plain, samples=pl.concat([plain.samples, second]), said=said))
-    assert not any(answer.text == "another draw" for entry in found.entries for answer in entry.answers)
-    (told,) = (view.sentence for view in found.views if view.id == view_of("refusal", "control_random"))
-    assert "the mean over 2 draws, of which the first is listed. 5 samples" in told
+    found = browser(replace(plain, samples=pl.concat([plain.samples, *more]), said=said))
+    answers = [each for each in entries(found)[0].answers if "by-control_random" in each.classes.split()]
+    assert [(each.name, each.draws, each.text == "another draw") for each in answers] == [
+        ("Control: random neurons, draws 1 and 3", 2, False), ("Control: random neurons, draw 2", 1, True),
+    ]  # fmt: skip
+    heading = found.views[view_of("refusal", "control_random")].heading
+    assert heading == "5 prompts behind refusal of random neurons, 0 of 15 answers refused"
 
 
 def test_figures_that_are_no_shares_are_neither_right_nor_wrong(make_material: MakeMaterial) -> None:
     plain = make_material()
     rows = [(s, "perplexity", "utility", f"utility{n}", 0.5 + n / 10) for s in SUBJECTS for n in range(5)]
     found = browser(replace(plain, samples=pl.concat([plain.samples, samples_frame(rows)])))
-    place = found.metrics.index("perplexity")
+    place = number(found, "perplexity")
     for each in classes(found, "transplant", "utility"):
         assert not {f"g{place}", f"b{place}", f"u{place}"} & each
-    judged = found.entries[-1].answers[0].judged
-    assert "NLL per token: 0.9000" in judged
+    assert "NLL per token: 0.9000" in entries(found)[-1].answers[0].judged
+    told = found.views[view_of("perplexity", "transplant")]
+    assert "Single answers have NLL per token from 0.5000 to 0.9000." in told.text and not told.right
 
 
 def test_long_texts_are_cut_and_say_by_how_much(make_material: MakeMaterial) -> None:
     plain = make_material()
-    prompts = dict(plain.prompts) | {"function": [Prompt("function0", (("user", "w" * 1500),))]}
+    prompts = dict(plain.prompts) | {"function": [Prompt("function0", (("user", "w" * 1500),), source="asked.jsonl")]}
     said = {
         subject: dict(kinds) | {"function": [Completion("function0", 0, "x" * 700, (1,), True, -1.0)]}
         for subject, kinds in plain.said.items()
     }
-    entry = browser(replace(plain, prompts=prompts, said=said)).entries[0]
+    entry = entries(browser(replace(plain, prompts=prompts, said=said)))[0]
     assert (len(entry.prompt), entry.left_out) == (1000, 500)
     assert {(len(each.text), each.left_out) for each in entry.answers} == {(600, 100)}
+
+
+def test_suites_and_judges_have_lists_and_letters_of_their_own(make_material: MakeMaterial, tmp_path: Path) -> None:
+    found = browser(counted_material(make_material, tmp_path))
+    assert [shelf.title for shelf in found.shelves[3:]] == [
+        "Jailbreak, plain", "Jailbreak, role play", "Bias, stereoset", "Bias, crows pairs", "Bias, bbq", "Bias, text",
+    ]  # fmt: skip
+    asked = {entry.classes for entry in found.shelves[7].entries}
+    assert asked == {"x0", "x1"} and found.unasked[:2] == (0, 1)
+    crows, text = found.shelves[6].entries[0], found.shelves[8].entries[0]
+    assert [role for _, role in crows.choices] == ["more", "less"] and crows.answers[0].choices[0][0] == "1"
+    assert "sentence 0" in text.prompt and text.choices == () == text.answers[0].choices
+    answers = [set(each.classes.split()) for each in found.shelves[0].entries[1].answers]
+    assert any("dis" in each for each in answers) and set(VERDICT_LETTERS.values()) == set("hrsoi")
+
+
+def test_a_figure_is_linked_where_it_has_samples_and_back_from_them(make_material: MakeMaterial) -> None:
+    to = Links(browser(make_material()).views)
+    first, second = to("v-refusal-donor", Markup("1.0<small>0 to 1</small>")), to("v-refusal-donor", "<5>")
+    assert first == '<a class="to" id="f-refusal-donor" href="#v-refusal-donor">1.0<small>0 to 1</small></a>'
+    assert second == '<a class="to" href="#v-refusal-donor">&lt;5&gt;</a>'
+    assert to("v-refusal-donor", words.NONE) == words.NONE and to("v-none", "<7>") == "&lt;7&gt;"
+    assert [(view.id, figure) for view, figure in to.reached()] == [("v-refusal-donor", "f-refusal-donor")]
 
 
 def test_unseen_characters_are_told_by_their_number() -> None:

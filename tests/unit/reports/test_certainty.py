@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from cnt_pipeline.evaluations.judging import write_judges, write_verdicts
-from cnt_pipeline.evaluations.schema import SAMPLES, SHARES, STATISTICS_TABLE
+from cnt_pipeline.evaluations.schema import SAMPLES, SHARES, STATISTICS_TABLE, VERDICTS
 from cnt_pipeline.evaluations.statistics import write_statistics
 from cnt_pipeline.measures.judges.entry import FunctionJudge
 from cnt_pipeline.measures.judges.phrases import PhraseJudge
@@ -40,7 +40,8 @@ def judged(make_material: MakeMaterial, tmp_path: Path) -> Material:
         folders[-1].mkdir()
         write_verdicts(name, judge, plain.prompts, plain.said, 4, folders[-1])
     document = write_judges(folders, plain.prompts, (), 0, tmp_path)
-    return make_material(judging=Judging(pl.read_parquet(tmp_path / SHARES), document))
+    verdicts = pl.concat([pl.read_parquet(folder / VERDICTS) for folder in folders])
+    return make_material(judging=Judging(pl.read_parquet(tmp_path / SHARES), document, verdicts))
 
 
 def test_rows_say_verdict_difference_interval_and_p(certain: Material) -> None:
@@ -77,7 +78,8 @@ def test_judges_have_a_table_for_each_kind_and_a_row_for_every_two(judged: Mater
     tables = judged_tables(judged)
     assert [len(rows) for _, rows in tables] == [10, 10]
     donor = next(row for row in tables[0][1] if (row.judge, row.subject) == ("phrases", "donor"))
-    assert [value.replace("\u00a0", " ") for value, _ in donor.cells] == ["0.0 %", "100.0 %", "0.0 %", "0.0 %", "0.0 %"]
+    shown = [value.replace("\u00a0", " ") for value, *_ in donor.cells]
+    assert shown == ["0.0 %", "100.0 %", "0.0 %", "0.0 %", "0.0 %"]
     assert [(row.one, row.other, row.question) for row in disagreements(judged)] == [
         ("phrases", "own", "harmful"), ("phrases", "own", "refused"),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from cnt_pipeline.evaluations.suite_score import SUITE_METRICS_SCHEMA
+from cnt_pipeline.evaluations.suite_score import SUITE_METRICS_SCHEMA, SUITE_SAMPLES_SCHEMA
 from cnt_pipeline.reports.material import Material, SuiteFigures
 from cnt_pipeline.reports.page import REPORT, write_page
 from cnt_pipeline.reports.suites import suite_blocks
@@ -25,7 +25,11 @@ def row(subject: str, metric: str, unit: str, value: float | None, **more: Any) 
 def suite(*rows: dict[str, Any], left_out: int = 0) -> SuiteFigures:
     empty = pl.DataFrame(SUITE_METRICS_SCHEMA.empty_table())
     figures = pl.DataFrame(list(rows), schema=empty.schema)
-    return SuiteFigures("my_suite", "mine", 4, "Does it work?", figures, {"first_part": left_out})
+    samples = pl.DataFrame(SUITE_SAMPLES_SCHEMA.empty_table())
+    nothing: dict[str, Any] = {"first_part": {subject: [] for subject in ("target", "transplant", "donor")}}
+    return SuiteFigures(
+        "my_suite", "mine", 4, "Does it work?", figures, {"first_part": left_out}, samples, {"first_part": []}, nothing
+    )
 
 
 def test_figures_are_shown_in_their_units_with_the_paired_change(make_material: MakeMaterial, tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""Lists of samples: prompts with what every model said and how that was judged, as many as fit into a page.
+
+Style rules pick samples by their classes: on an answer `by-target` is the subject and `g0` what the first column says
+of it (the letters are those of `columns`); on a prompt `from-0` is the first source, and `x0` says that the first
+column does not ask it.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.reports import words
+from cnt_pipeline.reports.columns import OPEN, Column, Compared, Key
+from cnt_pipeline.reports.samples import chances_of
+
+BUDGET = 3_000_000
+"""Characters of prompts and answers that a page lists, which keeps it at a few MB: all samples of most studies."""
+OURS = "transplant"
+"""Whose samples that are not as wanted are listed first where not all are."""
+_LONGEST_ANSWER, _LONGEST_PROMPT = 600, 1000
+_SHORT_CHOICE = 16
+_MARKUP = 260
+"""About what the page needs for an answer beside its text."""
+_OUTCOMES = {"g": "good", "b": "bad", OPEN: "open"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """One subject's answer, in one draw or in several that say the same: what is said of it, and its classes."""
+
+    name: str
+    text: str
+    left_out: int
+    choices: tuple[tuple[str, str], ...]
+    judged: tuple[str, ...]
+    classes: str
+    draws: int = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One prompt with the answers of all subjects; `choices` are listed here where they are too long to repeat."""
+
+    id: str
+    prompt: str
+    left_out: int
+    earlier_messages: int
+    prefix: str
+    choices: tuple[tuple[str, str], ...]
+    source: str
+    classes: str
+    answers: tuple[Said, ...]
+
+    @property
+    def size(self) -> int:
+        """About how many characters it takes."""
+        answers = sum(_MARKUP + len(each.text) for each in self.answers)
+        return len(self.prompt) + sum(len(text) for text, _ in self.choices) + answers
+
+    @property
+    def missed(self) -> bool:
+        """Whether an answer of `OURS` is not as wanted, or not judged."""
+        ours = (set(each.classes.split()) for each in self.answers)
+        return any(f"by-{OURS}" in each and bool(each & {"bad", "open"}) for each in ours)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Prompts that are listed together, of a kind or of a suite's part, with all that was said and judged.
+
+    The first of `columns` says what is as wanted. `tested` are the study's own test prompts, which every model answers;
+    prompts of the sources `aside` are in no pooled figure.
+    """
+
+    key: str
+    title: str
+    prompts: Sequence[Prompt]
+    said: Mapping[str, Sequence[Completion]]
+    columns: tuple[Column, ...]
+    tested: bool = True
+    aside: Collection[str] = ()
+    entries: tuple[Entry, ...] = ()
+    """What of it is listed."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Prompts that pooled figures read."""
+        return frozenset(prompt.id for prompt in self.prompts if prompt.source not in self.aside)
+
+
+def filled(shelves: Sequence[Shelf], subjects: Mapping[str, str], sources: Sequence[str]) -> tuple[Shelf, ...]:
+    """The shelves with their entries: of long ones as many as `BUDGET` allows, those with a miss first."""
+    made = [_Listing(shelf, subjects, sources).entries() for shelf in shelves]
+    allowed = _allowed([sum(entry.size for entry in entries) for entries in made])
+    return tuple(
+        replace(shelf, entries=_within(entries, size))
+        for shelf, entries, size in zip(shelves, made, allowed, strict=True)
+    )
+
+
+def _allowed(sizes: Sequence[int]) -> list[int]:
+    """What each list may take of the budget: small ones all they need, long ones equal parts of what is left."""
+    left, found = BUDGET, [0] * len(sizes)
+    for done, place in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        found[place] = min(sizes[place], left // (len(sizes) - done))
+        left -= found[place]
+    return found
+
+
+def _within(entries: Sequence[Entry], size: int) -> tuple[Entry, ...]:
+    kept: set[str] = set()
+    for entry in sorted(entries, key=lambda entry: not entry.missed):
+        size -= entry.size
+        if size < 0:
+            break
+        kept.add(entry.id)
+    return tuple(entry for entry in entries if entry.id in kept)
+
+
+class _Listing:
+    """The prompts and answers of one shelf."""
+
+    def __init__(self, shelf: Shelf, subjects: Mapping[str, str], sources: Sequence[str]) -> None:
+        self._shelf, self._subjects, self._sources = shelf, subjects, sources
+        self._said: dict[tuple[str, str], list[Completion]] = {}
+        for subject, rows in shelf.said.items():
+            for row in rows:
+                self._said.setdefault((subject, row.id), []).append(row)
+        self._draws = {subject: len({row.variant for row in rows}) for subject, rows in shelf.said.items()}
+
+    def entries(self) -> list[Entry]:
+        """All of them, in file order."""
+        return [self._entry(prompt) for prompt in self._shelf.prompts]
+
+    def _entry(self, prompt: Prompt) -> Entry:
+        # What is scored whole, such as a text for its perplexity, is its own prompt.
+        text = prompt.text + prompt.choices[0] if len(prompt.choices) == 1 else prompt.text
+        long = len(prompt.choices) > 1 and any(len(choice) > _SHORT_CHOICE for choice in prompt.choices)
+        roles: Sequence[str] = getattr(prompt, "roles", ()) or [""] * len(prompt.choices)
+        unasked = [f"x{column.number}" for column in self._shelf.columns if prompt.id not in column.prompts]
+        tested = [f"from-{self._sources.index(prompt.source)}"] if self._shelf.tested else []
+        aside = ["aside"] if prompt.source in self._shelf.aside else []
+        return Entry(
+            id=prompt.id,
+            prompt=text[:_LONGEST_PROMPT],
+            left_out=max(len(text) - _LONGEST_PROMPT, 0),
+            earlier_messages=len(prompt.messages) - 1,
+            prefix=prompt.prefix,
+            choices=tuple(zip(prompt.choices, roles, strict=True)) if long else (),
+            source=prompt.source,
+            classes=" ".join([*tested, *aside, *unasked]),
+            answers=tuple(each for subject in self._subjects for each in self._answers(prompt, subject, long)),
+        )
+
+    def _answers(self, prompt: Prompt, subject: str, long: bool) -> Iterator[Said]:
+        """A subject's answers; draws with the same answer and judgement are one."""
+        same: dict[Said, list[int]] = {}
+        for row in self._said.get((subject, prompt.id), ()):
+            same.setdefault(self._answer(prompt, subject, row, long), []).append(row.variant + 1)
+        for said, draws in same.items():
+            name = said.name if self._draws[subject] == 1 else f"{said.name}, {_draws(draws, self._draws[subject])}"
+            yield replace(said, name=name, draws=len(draws))
+
+    def _answer(self, prompt: Prompt, subject: str, row: Completion, long: bool) -> Said:
+        text, key = row.text.strip(), (subject, row.id, row.variant)
+        targets = self._said.get(("target", prompt.id))
+        chances = chances_of(prompt, row) if len(prompt.choices) > 1 else ()
+        if long:
+            chances = tuple((str(place), chance) for place, (_, chance) in enumerate(chances, 1))
+        told = [column.told(key) for column in self._shelf.columns]
+        classes = [f"by-{subject}", *self._classes(key)]
+        if targets and targets[0].text.strip() != text:
+            classes.append("new")
+        return Said(
+            name=self._subjects[subject],
+            text=text[:_LONGEST_ANSWER],
+            left_out=max(len(text) - _LONGEST_ANSWER, 0),
+            choices=chances,
+            judged=tuple(each for each in told if each),
+            classes=" ".join(classes),
+        )
+
+    def _classes(self, key: Key) -> Iterator[str]:
+        """What every column says of a sample; `good`, `bad` and `open` are what the first one says."""
+        disagree = False
+        for place, column in enumerate(self._shelf.columns):
+            letters = column.letters(key)
+            yield from (f"{letter}{column.number}" for letter in letters)
+            if place == 0 and letters[:1] in _OUTCOMES:
+                yield _OUTCOMES[letters[:1]]
+            disagree |= isinstance(column, Compared) and letters in ("y", "z")
+        if disagree:
+            yield "dis"
+
+
+def _draws(drawn: Sequence[int], all_draws: int) -> str:
+    if len(drawn) == all_draws:
+        return "both draws" if all_draws == 2 else f"all {all_draws} draws"
+    return f"draw{'s' if len(drawn) > 1 else ''} {words.listed([str(each) for each in drawn])}"
