@@ -69,7 +69,10 @@ def bundle(
         typer.Option("--oms-key", metavar="KEYFILE", help="P-256 key that signs the folder as model-signing does."),
     ] = None,
     no_weights: Annotated[
-        bool, typer.Option("--no-weights", help="Leave the checkpoint's weights out; their digests stay.")
+        bool,
+        typer.Option(
+            "--no-weights", help="Leave the checkpoint's weights and the donor's adapter out; their digests stay."
+        ),
     ] = False,
     openlineage: Annotated[bool, typer.Option("--openlineage", help="Add OpenLineage events.")] = False,
     despite_failed_gates: Annotated[

@@ -8,7 +8,8 @@ from cnt_pipeline.commands.progress import RunDisplay
 from cnt_pipeline.errors import InputError, StudyError
 from cnt_pipeline.evaluations.ntrr import BUDGET, FILE, Lead, inadmissible, lead_of
 from cnt_pipeline.pipeline.chain import Chain
-from cnt_pipeline.pipeline.documents import DonorRow, DonorsDocument, Interval
+from cnt_pipeline.pipeline.document_parts import Interval
+from cnt_pipeline.pipeline.documents import DonorRow, DonorsDocument
 from cnt_pipeline.pipeline.donor_steps import ASKED, NTRR, as_donor, needed_for
 from cnt_pipeline.pipeline.places import source_name
 from cnt_pipeline.pipeline.project import store_url

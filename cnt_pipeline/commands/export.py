@@ -1,6 +1,6 @@
 """`cnt export`: a finished transplant as a model folder of its own, outside the store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from cnt_pipeline.commands.console import out
 from cnt_pipeline.errors import GateError, InputError
 from cnt_pipeline.lineage.folder import copy_checked, whole_folder
 from cnt_pipeline.lineage.keys import read_private_key
-from cnt_pipeline.lineage.layout import INSIDE_EXPORT, MODEL
+from cnt_pipeline.lineage.layout import DONOR, INSIDE_EXPORT, MODEL, is_weights
 from cnt_pipeline.lineage.write import Material, Signing, write_bundle
 from cnt_pipeline.pipeline.chain import CARD, CARD_BESIDE_CHECKPOINT
 from cnt_pipeline.pipeline.donor_steps import needed_for
@@ -116,11 +116,40 @@ def refuse_made_for_a_stress_test(store: Store, checkpoint: Artifact) -> None:
                     "the same checkpoint was made by a stress test in this store and is not exported: change the "
                     "study so that it makes another"
                 )
-    for manifest in store.artifacts(checkpoint.manifest.stage):
+    if _deletes_refusal(store, plans):
+        raise InputError("this checkpoint deletes refusal, which only a stress test does: it is not exported")
+
+
+def refuse_adapter_of_a_stress_test(store: Store, ready: Mapping[str, Artifact]) -> None:
+    """Refuse the adapter of a donor by which a stress test of the store deleted refusal: added to its base, it removes
+    refusal as the checkpoint would.
+
+    Raises:
+        InputError: saying so.
+    """
+    made = ready[CHECKPOINT].manifest
+    if not any(is_weights(DONOR, name) for name in ready[DONOR].manifest.files):
+        return
+    plans = {
+        manifest.inputs.get("plan")
+        for manifest in store.artifacts(made.stage)
+        if manifest.slice.get("purpose") == "stress_test" and manifest.inputs.get("donor") == made.inputs["donor"]
+    }
+    if _deletes_refusal(store, plans):
+        raise InputError(
+            "a stress test of this store deleted refusal with the same donor, whose adapter therefore stays here: give "
+            "--no-weights to bundle the evidence without it"
+        )
+
+
+def _deletes_refusal(store: Store, plans: Set[str | None]) -> bool:
+    """Whether one of the plans, by its digest, was made by a selection that deletes refusal."""
+    for manifest in store.artifacts(SELECTION.split("/")[0]):
         deletes = manifest.slice.get("metric") == "refusal" and manifest.slice.get("direction") == "delete"
         plan_file = manifest.files.get("plan.parquet")
         if manifest.key == SELECTION and deletes and plan_file and content_digest({"plan.parquet": plan_file}) in plans:
-            raise InputError("this checkpoint deletes refusal, which only a stress test does: it is not exported")
+            return True
+    return False
 
 
 def _model_digest(manifest: Manifest) -> str:

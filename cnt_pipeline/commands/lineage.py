@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from cnt_pipeline.commands.console import out, print_document
-from cnt_pipeline.commands.export import finished, passed, refuse_made_for_a_stress_test
+from cnt_pipeline.commands.export import (
+    finished,
+    passed,
+    refuse_adapter_of_a_stress_test,
+    refuse_made_for_a_stress_test,
+)
 from cnt_pipeline.lineage import keys
 from cnt_pipeline.lineage.documents import BrokenLink, VerifyDocument
 from cnt_pipeline.lineage.folder import whole_folder
@@ -33,7 +38,7 @@ def bundle_study(
     """Write what a reviewer needs of the study in `path` to `destination`; a stress test's weights never leave.
 
     Raises:
-        InputError: the study is not run as it is now, or a key or package is missing.
+        InputError: the study is not run as it is now, what is bundled removes refusal, or a key or package is missing.
         GateError: a quality gate failed.
         StoreError: `destination` holds something or cannot be written, or the store is damaged.
     """
@@ -43,13 +48,16 @@ def bundle_study(
     stress_test = study.purpose == "stress_test"
     if weights and not stress_test:
         refuse_made_for_a_stress_test(opened, material.ready[CHECKPOINT])
+        refuse_adapter_of_a_stress_test(opened, material.ready)
     verdict = passed(material, despite_failed_gates)
     with whole_folder(destination) as folder:
         index = write_bundle(material, folder, signing, weights=weights and not stress_test, lineage=lineage)
     size = size_text(sum(record.size for record in index.files.values()))
     said = [f"{destination} holds the evidence of {study.study}: {len(index.files)} files, {size}"]
     if stress_test:
-        said.append("the checkpoint of a stress test is not for use, so its weights were left out")
+        said.append(
+            "the checkpoint of a stress test is not for use: weights, patches and a donor's adapter were left out"
+        )
     elif not weights:
         said.append("the checkpoint's weights were left out; their digests are in it")
     said.append("its statement is signed" if key else "it is not signed: give --key with a key that `cnt keygen` made")

@@ -50,7 +50,7 @@ def replay_bundle(path: Path, store: str | None, as_json: bool) -> int:
     if as_json:
         print_document(document)
     else:
-        _print(document)
+        _print(document, bundle.index.purpose == "stress_test")
     return 0 if document.agrees else DIFFERS
 
 
@@ -64,7 +64,7 @@ def _print_environment(found: list[EnvironmentDifference]) -> None:
     console.print()
 
 
-def _print(document: ReplayDocument) -> None:
+def _print(document: ReplayDocument, stress_test: bool) -> None:
     console = out()
     rows = [
         (step.key, step.state, "same" if step.agrees else f"differs: {', '.join(step.differing)}", step.digest[:12])
@@ -78,3 +78,5 @@ def _print(document: ReplayDocument) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if stress_test:
+        console.print("stress test: the checkpoint is not for use, and is not exported")

@@ -9,6 +9,7 @@ from cnt_pipeline.commands.console import STYLES, err, out, print_document, tabl
 from cnt_pipeline.commands.plan import plan_document, print_plan
 from cnt_pipeline.commands.progress import RunDisplay
 from cnt_pipeline.pipeline import outcome
+from cnt_pipeline.pipeline.document_parts import Interval, JudgePair, SuiteRow
 from cnt_pipeline.pipeline.documents import MetricRow, RunDocument, TakenStep
 from cnt_pipeline.pipeline.plan import plan
 from cnt_pipeline.pipeline.project import dagster_home, store_url
@@ -28,6 +29,8 @@ COLUMNS = {
     "control:largest_delta": "largest delta",
 }
 """Subjects of the before/after table in its order, and their headings."""
+SUITE_COLUMNS = ("target", "transplant", "donor")
+"""Subjects of the suites' table in its order."""
 
 
 def run_study(path: Path, store: str | None, as_json: bool) -> int:
@@ -79,6 +82,8 @@ def _document(study: Study, taken: Sequence[Taken], seconds: float) -> tuple[Run
         ],
         metrics=outcome.metrics_of(ready),
         checks=outcome.checks_of(verdict),
+        suites=outcome.suites_of(study, ready),
+        judges=outcome.judges_of(ready),
         transplant=outcome.transplant_of(ready),
         report=outcome.report_of(ready),
     )
@@ -92,6 +97,8 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
     cells = [[metric, *(_cell(rows.get((subject, metric))) for subject in COLUMNS)] for metric in metrics]
     console.print()
     console.print(table(("metric", *COLUMNS.values()), cells, title="On the test prompts (95 % interval)"))
+    _print_suites(document.suites)
+    _print_judges(document.judges)
     moved = document.transplant
     console.print(
         f"\n{moved.neurons:,} neurons, {moved.parameters:,} parameters ({moved.share:.2%} of the target), "
@@ -117,9 +124,38 @@ def _print_outcome(document: RunDocument, verdict: dict[str, Any]) -> None:
     console.print(f"report      {document.report}", markup=False, soft_wrap=True)
 
 
-def _cell(row: MetricRow | None) -> str:
+def _print_suites(rows: Sequence[SuiteRow]) -> None:
+    by_figure: dict[tuple[str, str, str], dict[str, SuiteRow]] = {}
+    for row in rows:
+        by_figure.setdefault((row.suite, row.part, row.metric), {})[row.subject] = row
+    if by_figure:
+        cells = [
+            (*figure, *(_cell(found.get(subject)) for subject in SUITE_COLUMNS)) for figure, found in by_figure.items()
+        ]
+        out().print()
+        out().print(table(("suite", "part", "metric", *SUITE_COLUMNS), cells, title="Suites (95 % interval)"))
+
+
+def _print_judges(pairs: Sequence[JudgePair]) -> None:
+    for pair in pairs:
+        kappa = (
+            "no kappa, since one says the same of everything" if pair.kappa is None else f"kappa {_cell(pair.kappa)}"
+        )
+        out().print(
+            f"judges {pair.one} and {pair.other} agree on {_cell(pair.agreed)} of {pair.n} answers whether they are "
+            f"{pair.question}, {kappa}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _cell(row: MetricRow | SuiteRow | Interval | None) -> str:
     if row is None:
         return "-"
+    if row.value is None:
+        return "undefined"
+    if row.low is None or row.high is None:
+        return f"{row.value:.3f}"
     if max(abs(row.value), abs(row.low), abs(row.high)) > 1.5:
         return f"{row.value:.2f} ({row.low:.2f}-{row.high:.2f})"
     return f"{row.value:.3f} ({row.low:.3f}-{row.high:.3f})"

@@ -31,6 +31,8 @@ def ask(
     """An answer per item, in the order given. What `needs` leaves out stays empty.
 
     Items are worked in the order of their ids, so that which of them share a batch does not hang on the file's order.
+    With another batch size the answers, and whatever is a yes or no about them, are the same; log-likelihoods, sums of
+    floats that padding takes in another order, lie within 1e-3 nats in float32.
 
     Raises:
         InputError: an item that does not fit into the model's context.

@@ -39,7 +39,7 @@ def write_verdicts(
     """
     by_id = {prompt.id: prompt for kind in JUDGED for prompt in prompts[kind]}
     answers = [(subject, kind, row) for subject, by_kind in said.items() for kind in JUDGED for row in by_kind[kind]]
-    asked = [Asked(by_id[row.id].text, row.text, kind, by_id[row.id].prefix) for _, kind, row in answers]
+    asked = [_asked(by_id[row.id], kind, row) for _, kind, row in answers]
     each = list(dict.fromkeys(asked))
     verdicts = dict(zip(each, judge_all(judge, each, batch_size), strict=True))
     rows = [
@@ -57,6 +57,10 @@ def write_verdicts(
     }
     (folder / JUDGE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
+
+
+def _asked(prompt: Prompt, kind: Kind, said: Completion) -> Asked:
+    return Asked(prompt.text, said.text, kind, prompt.prefix, prompt.messages[:-1])
 
 
 def write_judges(

@@ -9,18 +9,20 @@ from cnt_pipeline.errors import CntError
 from cnt_pipeline.lineage import layout
 from cnt_pipeline.lineage.models import OUTSIDE
 from cnt_pipeline.lineage.record import Broken, Bundle, Link, Proof, wiring_of
+from cnt_pipeline.lineage.suites import reading_bundled, suite_names
 from cnt_pipeline.pipeline.donor_steps import needed_for
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT, SCORES, SELECTION, VERDICT
 from cnt_pipeline.pipeline.step import VERSIONS, Step
 from cnt_pipeline.pipeline.steps import steps_of
+from cnt_pipeline.pipeline.suite_steps import HARNESS, harness_version
 from cnt_pipeline.store import Manifest
 from cnt_pipeline.study.fingerprint import canonical_json, fingerprint
 from cnt_pipeline.study.load import load_study
-from cnt_pipeline.study.schema import Study
+from cnt_pipeline.study.schema import Judge, Study
 
 ENDS = (CHECKPOINT, REPORT)
 """Where the walk begins."""
-_NEEDED = ("models/target", "models/donor", layout.PROMPT_SETS, SELECTION, CHECKPOINT, SCORES, VERDICT, REPORT)
+_NEEDED = ("models/target", layout.DONOR, layout.PROMPT_SETS, SELECTION, CHECKPOINT, SCORES, VERDICT, REPORT)
 FINGERPRINT = " fingerprint"
 """Ends the name under which a step that names its inputs has an input's fingerprint."""
 
@@ -106,16 +108,14 @@ def check_study(bundle: Bundle, manifests: Mapping[str, Manifest], proof: Proof)
     Raises:
         Broken: the study asks for something else.
     """
-    other = sorted({each.stage for each in manifests.values() if each.stage_version != VERSIONS.get(each.stage)})
+    other = _other_code(bundle, manifests)
     if other:
-        proof.unchecked.append(
-            f"the stages {', '.join(other)} have another version in this cnt_pipeline, so that the study was not "
-            f"compared with the steps' settings: install cnt_pipeline {bundle.index.code.get('version')} as it was then"
-        )
+        proof.unchecked.append(f"the study was not compared with the steps' settings: {other}")
         return
     for name, study in ((layout.STUDY, _written(bundle)), (layout.RESOLVED, read_resolved(bundle))):
         if (study.study, study.purpose) != (bundle.index.study, bundle.index.purpose):
             raise Broken(name, f"{name} is another study than {layout.INDEX} names: {study.study}, {study.purpose}")
+        _same_suites(bundle, name, study)
         steps = _steps(name, study)
         wiring = wiring_of(steps.values())
         if wiring.keys() != manifests.keys():
@@ -127,23 +127,60 @@ def check_study(bundle: Bundle, manifests: Mapping[str, Manifest], proof: Proof)
             if wiring[key] != bundle.index.steps[key]:
                 raise Broken(layout.INDEX, f"{layout.INDEX} lets {key} read other files than the study asks for")
     proof.proven.append(f"{layout.STUDY} asks for exactly these {len(manifests)} steps, settings and inputs")
+    outside = [key for key, step in steps.items() if _judges_from_outside(step)]
+    if outside:
+        proof.unchecked.append(f"what {', '.join(outside)} read from outside is known by its digest and is not held")
+
+
+def _other_code(bundle: Bundle, manifests: Mapping[str, Manifest]) -> str:
+    """What other code than this one made the steps, and what to install; empty where it is the same."""
+    stages = sorted({each.stage for each in manifests.values() if each.stage_version != VERSIONS.get(each.stage)})
+    if stages:
+        return (
+            f"the stages {', '.join(stages)} have another version in this cnt_pipeline, so install cnt_pipeline "
+            f"{bundle.index.code.get('version')} as it was then"
+        )
+    for asked in sorted({str(each.slice[HARNESS]) for each in manifests.values() if HARNESS in each.slice}):
+        if asked != harness_version():
+            return (
+                f"lm-evaluation-harness {asked} asked its tasks, and here is {harness_version() or 'none'}, so "
+                f"run pip install lm-eval=={asked}"
+            )
+    return ""
+
+
+def _same_suites(bundle: Bundle, name: str, study: Study) -> None:
+    """The suite files in the bundle are those that the study names, no more and no less."""
+    held = {file for file in bundle.index.files if file.startswith(layout.SUITES)}
+    odd = sorted(held ^ suite_names(study))
+    if odd:
+        verb = "does not name" if odd[0] in held else "names"
+        raise Broken(odd[0], f"{name} {verb} the suite of {odd[0]}, against what lies in the bundle")
+
+
+def _judges_from_outside(step: Step) -> bool:
+    """Whether a step asks a judge or tasks that are no part of cnt_pipeline."""
+    if isinstance(step.external, Judge):
+        return step.external.kind != "phrases"
+    return step.stage == "evaluations" and step.external is not None
 
 
 def read_resolved(bundle: Bundle) -> Study:
-    """The study as it was read, with the absolute places of its files.
+    """The study as it was read, with the absolute places of its files; suites of its own are read from the bundle.
 
     Raises:
         Broken: it is no study.
     """
     try:
-        return Study.model_validate_json(bundle.path(layout.RESOLVED).read_bytes())
+        study = Study.model_validate_json(bundle.path(layout.RESOLVED).read_bytes())
     except (OSError, ValidationError):
         raise Broken(layout.RESOLVED, f"{layout.RESOLVED} is no study that this cnt_pipeline can read") from None
+    return reading_bundled(study, bundle.folder)
 
 
 def _written(bundle: Bundle) -> Study:
     try:
-        return load_study(bundle.path(layout.STUDY))
+        return reading_bundled(load_study(bundle.path(layout.STUDY)), bundle.folder)
     except CntError as error:
         raise Broken(layout.STUDY, f"{layout.STUDY} is no study that this cnt_pipeline can read ({error})") from None
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnt_pipeline.pipeline.documents import Document
+from cnt_pipeline.pipeline.document_parts import Document
 
 
 class BrokenLink(Document):

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cnt_pipeline.errors import InputError
 from cnt_pipeline.lineage import layout
 from cnt_pipeline.lineage.record import Broken, Bundle, Proof
 from cnt_pipeline.pipeline.chain import CARD, CARD_BESIDE_CHECKPOINT
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT
 from cnt_pipeline.store import FileRecord, Manifest
-from cnt_pipeline.store.digests import hash_file
 
 
 def check_index(bundle: Bundle, proof: Proof) -> None:
@@ -20,13 +18,13 @@ def check_index(bundle: Bundle, proof: Proof) -> None:
     """
     files = bundle.index.files
     for name, record in files.items():
-        _same(bundle.path(name), name, record, layout.INDEX)
+        _same(bundle, bundle.path(name), name, record, layout.INDEX)
     for path in sorted(bundle.folder.rglob("*")):
         name = path.relative_to(bundle.folder).as_posix()
         if path.is_symlink() or (path.is_file() and name not in files and name not in layout.OUTSIDE_INDEX):
             raise Broken(name, f"{name} lies in the bundle but not in {layout.INDEX}: nothing vouches for it")
     proof.proven.append(f"all {len(files)} files have the SHA-256 that {layout.INDEX} records")
-    proof.index_digest = hash_file(bundle.path(layout.INDEX))
+    proof.index_digest = bundle.sha256(bundle.path(layout.INDEX))
 
 
 def check_artifacts(bundle: Bundle, manifests: Mapping[str, Manifest], proof: Proof) -> None:
@@ -38,7 +36,7 @@ def check_artifacts(bundle: Bundle, manifests: Mapping[str, Manifest], proof: Pr
     known = {*layout.VIEWS, *map(layout.manifest_name, manifests)}
     of_artifacts = {f"{key}/{name}": record for key, each in manifests.items() for name, record in each.files.items()}
     for name, record in bundle.index.files.items():
-        if name in known:
+        if name in known or name.startswith(layout.SUITES):  # `check_study` says which suites there are
             continue
         if name not in of_artifacts:
             raise Broken(name, f"{name} is no file that a step of the study wrote: nothing says where it comes from")
@@ -83,11 +81,11 @@ def check_checkpoint_folder(bundle: Bundle, manifests: Mapping[str, Manifest], p
         place = bundle.place(CHECKPOINT, name)
         if name.startswith(layout.MODEL) or bundle.index.exported:
             if place is not None and place != bundle.folder / CHECKPOINT / name:  # the others were compared already
-                _same(place, name.removeprefix(layout.MODEL), record, f"the manifest of {CHECKPOINT}")
+                _same(bundle, place, name.removeprefix(layout.MODEL), record, f"the manifest of {CHECKPOINT}")
             expected.add(name.removeprefix(layout.MODEL))
     card = manifests[REPORT].files[CARD]
     if bundle.index.exported:
-        _same(folder / CARD_BESIDE_CHECKPOINT, CARD_BESIDE_CHECKPOINT, card, f"the manifest of {REPORT}")
+        _same(bundle, folder / CARD_BESIDE_CHECKPOINT, CARD_BESIDE_CHECKPOINT, card, f"the manifest of {REPORT}")
     own = {CARD_BESIDE_CHECKPOINT, *(name.removeprefix(layout.MODEL) for name in manifest.files)}
     hidden = 0
     for path in sorted(folder.rglob("*")):
@@ -101,13 +99,10 @@ def check_checkpoint_folder(bundle: Bundle, manifests: Mapping[str, Manifest], p
         proof.unchecked.append(f"{hidden} hidden files of the checkpoint's folder were not looked at")
 
 
-def _same(path: Path, name: str, record: FileRecord, said: str) -> None:
+def _same(bundle: Bundle, path: Path, name: str, record: FileRecord, said: str) -> None:
     if not path.is_file():
         raise Broken(name, f"{name} is absent, but {said} names it: the folder is not whole", record.sha256)
-    try:
-        found = hash_file(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): mend its permissions, then verify again") from None
+    found = bundle.sha256(path)
     if found != record.sha256 or path.stat().st_size != record.size:
         raise Broken(
             name,

@@ -5,6 +5,7 @@ statement.intoto.json        the same facts as an in-toto statement, which names
 statement.dsse.json          the statement signed, where a key was given
 model.sig                    signature of the whole folder in the OpenSSF model-signing format, where a key was given
 study.yaml                   the study as it was written, and study.resolved.json with its places made absolute
+suites/<suite>.yaml          suite files of the study's own, with the places in them made absolute
 manifests/<step>.json        the store's manifest of every step
 <step>/<file>                files of the step's artifact
 tensors.json                 digest of every tensor of target, donor and checkpoint
@@ -17,6 +18,7 @@ openlineage.jsonl            OpenLineage events, where asked for
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from cnt_pipeline.models.adapter_files import ADAPTER, WEIGHTS
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT, SCORES, SELECTION, VERDICT
 from cnt_pipeline.store import Manifest
 from cnt_pipeline.transplants.patch import FORWARD, INVERSE
@@ -27,6 +29,7 @@ ENVELOPE = "statement.dsse.json"
 OMS_SIGNATURE = "model.sig"
 STUDY, RESOLVED = "study.yaml", "study.resolved.json"
 MANIFESTS = "manifests"
+SUITES = "suites/"
 TENSORS = "tensors.json"
 BOM = "bom.cdx.json"
 EVENTS = "openlineage.jsonl"
@@ -41,10 +44,12 @@ INSIDE_EXPORT = "lineage"
 MODEL = "model/"
 """Files of a checkpoint artifact that make the model folder."""
 PROMPT_SETS = "prompt_sets/roles"
+DONOR = "models/donor"
 
 _ALL = ("*",)
 _BUNDLED: dict[str, tuple[str, ...]] = {
     "models/*": ("model.json", "comparison.json", "matching.json", "training.parquet"),
+    DONOR: (f"{ADAPTER}/*",),
     "prompt_sets/*": _ALL,
     "completions/*/test": _ALL,
     "neuron_rankings/*": _ALL,
@@ -58,8 +63,12 @@ _EXPORTED: dict[str, tuple[str, ...]] = {
     SCORES: ("metrics.parquet",),
     VERDICT: _ALL,
 }
-_WEIGHTS = (f"{MODEL}*.safetensors", FORWARD.file, INVERSE.file)
-"""Files of the checkpoint's artifact that hold weights."""
+_HOLDING_WEIGHTS: dict[str, tuple[str, ...]] = {
+    CHECKPOINT: (f"{MODEL}*.safetensors", FORWARD.file, INVERSE.file),
+    DONOR: (f"{ADAPTER}/{WEIGHTS}",),
+}
+"""Files that hold weights: of the checkpoint, and what was added to a base model to make the donor. That of the target
+stays out of every bundle: in a repair it is what took the function away."""
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
     CHECKPOINT: (f"{MODEL}*",),
@@ -80,9 +89,14 @@ def matching(manifest: Manifest, patterns: tuple[str, ...]) -> list[str]:
     return [name for name in sorted(manifest.files) if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def suite_name(label: str) -> str:
+    """Where a suite file of the study's own lies in a bundle."""
+    return f"{SUITES}{label}.yaml"
+
+
 def is_weights(key: str, name: str) -> bool:
-    """Whether a file of the step's artifact holds weights of the checkpoint."""
-    return key == CHECKPOINT and any(fnmatchcase(name, pattern) for pattern in _WEIGHTS)
+    """Whether a file of the step's artifact holds weights, which may be left out."""
+    return any(fnmatchcase(name, pattern) for pattern in _HOLDING_WEIGHTS.get(key, ()))
 
 
 def held(key: str, manifest: Manifest, exported: bool, weights: bool) -> Iterator[str]:

@@ -1,22 +1,21 @@
 """The models that a bundle speaks of: the files of those from outside, and every tensor's digest."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnt_pipeline.lineage.digests import tensor_digests
 from cnt_pipeline.lineage.layout import MODEL
 from cnt_pipeline.lineage.record import Broken, Bundle
 from cnt_pipeline.models.adapter_files import ADAPTER
-from cnt_pipeline.models.tensors import CheckpointIndex, open_weights, read_into
+from cnt_pipeline.models.tensors import CheckpointIndex
 from cnt_pipeline.pipeline.outcome import CHECKPOINT
 from cnt_pipeline.store import Manifest
 
 DESCRIPTION = "model.json"
 OUTSIDE = "files"
 """Input of a step by which the store knows what it reads from outside."""
-_BLOCK = 16 << 20
 
 
 def given_models(bundle: Bundle, manifests: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
@@ -37,6 +36,18 @@ def given_models(bundle: Bundle, manifests: Mapping[str, Manifest]) -> dict[str,
             found[key] = {"": manifest.inputs[OUTSIDE]}
         else:
             found[key] = model_files(bundle, key)
+    return found
+
+
+def made_models(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, str]]:
+    """By step, the SHA-256 of the files of every model that a step made, by their names in the model's folder."""
+    found: dict[str, dict[str, str]] = {}
+    for key, manifest in manifests.items():
+        files = {
+            name.removeprefix(MODEL): each.sha256 for name, each in manifest.files.items() if name.startswith(MODEL)
+        }
+        if key.startswith("models/") and files:
+            found[key] = files
     return found
 
 
@@ -64,26 +75,6 @@ def model_step(bundle: Bundle, role: str) -> str:
     if link is None or not link.step.startswith("models/"):
         raise Broken("bundle.json", f"bundle.json does not say which {role} {CHECKPOINT} was made from")
     return link.step
-
-
-def tensor_digests(index: CheckpointIndex) -> dict[str, str]:
-    """SHA-256 of the stored bytes of every tensor, read in one pass.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    found = {}
-    for file in index.files:
-        with open_weights(index.path(file)) as stream:
-            for info in index.tensors.values():
-                if info.file == file:
-                    digest = hashlib.sha256()
-                    for at in range(info.begin, info.end, _BLOCK):
-                        block = bytearray(min(_BLOCK, info.end - at))
-                        read_into(stream, at, block)
-                        digest.update(block)
-                    found[info.name] = digest.hexdigest()
-    return found
 
 
 def tensor_document(target: CheckpointIndex, donor: CheckpointIndex, checkpoint: CheckpointIndex) -> dict[str, Any]:

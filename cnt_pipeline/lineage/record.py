@@ -8,6 +8,7 @@ from typing import Any
 
 from cnt_pipeline.errors import BrokenArtifactError, InputError
 from cnt_pipeline.lineage import layout
+from cnt_pipeline.lineage.digests import Digests
 from cnt_pipeline.pipeline.chain import CARD, CARD_BESIDE_CHECKPOINT
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, REPORT
 from cnt_pipeline.pipeline.step import Step
@@ -100,10 +101,19 @@ class Bundle:
     folder: Path
     index: Index
     checkpoint: Path | None
+    digests: Digests = field(default_factory=Digests, repr=False, compare=False)
 
     def path(self, name: str) -> Path:
         """A file of the bundle's own."""
         return self.folder / name
+
+    def sha256(self, path: Path) -> str:
+        """SHA-256 of a file; of weights of the checkpoint, the tensors are hashed in the same pass.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return self.digests.of_file(path, path.parent == self.checkpoint and path.suffix == ".safetensors")
 
     def place(self, key: str, name: str) -> Path | None:
         """Where a file of the step's artifact lies, None where it was left out."""

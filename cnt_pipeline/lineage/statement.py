@@ -90,10 +90,11 @@ def times(manifests: Mapping[str, Manifest]) -> tuple[datetime, datetime]:
 
 
 def _dependencies(bundle: Bundle, manifests: Mapping[str, Manifest]) -> Iterator[dict[str, Any]]:
-    """Files of the models that came from outside, and the prompt sets."""
+    """Files of the models that came from outside, and the prompt sets, those of suites too."""
     for key, files in given_models(bundle, manifests).items():
         for name, digest in files.items():
             yield {"name": f"{key}/{name}" if name else key, "digest": {"sha256": digest}}
-    prompts = manifests[layout.PROMPT_SETS]
-    for name, record in sorted(prompts.files.items()):
-        yield {"name": f"{layout.PROMPT_SETS}/{name}", "digest": {"sha256": record.sha256}}
+    for key, manifest in sorted(manifests.items()):
+        if manifest.stage == "prompt_sets":
+            for name, record in sorted(manifest.files.items()):
+                yield {"name": f"{key}/{name}", "digest": {"sha256": record.sha256}}

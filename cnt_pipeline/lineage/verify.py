@@ -11,7 +11,8 @@ from cnt_pipeline.lineage.chain import check_chain, check_study
 from cnt_pipeline.lineage.files import check_artifacts, check_checkpoint_folder, check_index
 from cnt_pipeline.lineage.record import Broken, Bundle, Proof, open_bundle
 from cnt_pipeline.lineage.signatures import check_oms, check_signed, check_statement
-from cnt_pipeline.lineage.weights import check_models, check_neurons, check_tensors
+from cnt_pipeline.lineage.weights import PLAN, check_models, check_neurons, check_tensors
+from cnt_pipeline.transplants.plan import read_plan
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -55,5 +56,6 @@ def _prove(bundle: Bundle, given: Given, proof: Proof) -> None:
     check_models(bundle, manifests, proof)
     check_study(bundle, manifests, proof)
     check_statement(bundle, manifests, proof)
-    check_tensors(bundle, proof)
-    check_neurons(bundle, manifests, given.target, given.donor, proof)
+    plan = read_plan(bundle.path(PLAN))
+    check_tensors(bundle, plan, proof)
+    check_neurons(bundle, manifests, plan, given.target, given.donor, proof)

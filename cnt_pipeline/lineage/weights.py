@@ -5,14 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnt_pipeline.lineage import layout
-from cnt_pipeline.lineage.models import OUTSIDE, folder_files, given_models, model_files, model_step, tensor_digests
+from cnt_pipeline.lineage.models import (
+    DESCRIPTION,
+    OUTSIDE,
+    folder_files,
+    given_models,
+    made_models,
+    model_files,
+    model_step,
+)
 from cnt_pipeline.lineage.record import Broken, Bundle, Proof
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, SELECTION
 from cnt_pipeline.store import Manifest
 from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
 from cnt_pipeline.transplants.donor import DonorNeurons
-from cnt_pipeline.transplants.plan import TransplantPlan, read_plan
+from cnt_pipeline.transplants.plan import TransplantPlan
 from cnt_pipeline.transplants.verify import Comparison, Deviation
 
 PLAN = f"{SELECTION}/plan.parquet"
@@ -20,7 +28,7 @@ _TENSOR_COLUMNS = ("tensor", "bias")
 
 
 def check_models(bundle: Bundle, manifests: Mapping[str, Manifest], proof: Proof) -> None:
-    """The description of every model from outside is what its step read.
+    """The description of every model from outside is what its step read, that of every other what its step made.
 
     Raises:
         Broken: it is not.
@@ -37,19 +45,40 @@ def check_models(bundle: Bundle, manifests: Mapping[str, Manifest], proof: Proof
                 digest,
             )
     proof.proven.append(f"{', '.join(given)}: the described files are those that were read")
+    for key, files in made_models(manifests).items():
+        described = model_files(bundle, key)
+        other = next((name for name in described if files.get(name) != described[name]), None)
+        if other is not None:
+            raise Broken(
+                f"{key}/{DESCRIPTION}",
+                f"{key}/{DESCRIPTION} describes another {other} than the one that the step made",
+                files.get(other),
+                described[other],
+            )
+        proof.proven.append(f"{key} was made from {_origin(bundle, manifests, key)}, known by their digests")
 
 
-def check_tensors(bundle: Bundle, proof: Proof) -> None:
+def _origin(bundle: Bundle, manifests: Mapping[str, Manifest], key: str) -> str:
+    """What a model was made from: another model, prompts, an adapter or a file from outside."""
+    named = [
+        f"{', '.join(link.files)} of {link.step}" if link.step == layout.PROMPT_SETS else link.step
+        for link in bundle.index.steps[key].values()
+    ]
+    if OUTSIDE in manifests[key].inputs:
+        named.append("an adapter from outside" if named else "a GGUF file")
+    return " and ".join(named)
+
+
+def check_tensors(bundle: Bundle, plan: TransplantPlan, proof: Proof) -> None:
     """Tensors without a declared neuron have the target's digest, and the checkpoint's are as recorded.
 
     Raises:
         Broken: naming the tensor.
     """
     tensors = _read_tensors(bundle)
-    plan = read_plan(bundle.path(PLAN))
     declared = {name for column in _TENSOR_COLUMNS for name in plan.table.column(column).unique().to_pylist() if name}
     if bundle.checkpoint is not None:
-        found = tensor_digests(read_index(bundle.checkpoint))
+        found = bundle.digests.of_tensors(read_index(bundle.checkpoint))
         for name in sorted(found.keys() | tensors.keys()):
             recorded = tensors.get(name, {}).get("checkpoint")
             if found.get(name) != recorded:
@@ -77,6 +106,7 @@ def check_tensors(bundle: Bundle, proof: Proof) -> None:
 def check_neurons(
     bundle: Bundle,
     manifests: Mapping[str, Manifest],
+    plan: TransplantPlan,
     target: Path | None,
     donor: Path | None,
     proof: Proof,
@@ -101,7 +131,6 @@ def check_neurons(
         proof.unchecked.append("target and donor were not compared with the checkpoint, whose weights were left out")
         return
     _settings_of(bundle, manifests[CHECKPOINT])
-    plan = read_plan(bundle.path(PLAN))
     proof.proven.append(_compare(bundle.checkpoint, target, donor, plan))
 
 

@@ -13,6 +13,7 @@ from cnt_pipeline.lineage.folder import copy_checked
 from cnt_pipeline.lineage.models import tensor_document
 from cnt_pipeline.lineage.record import Bundle, Index, dumps, wiring_of
 from cnt_pipeline.lineage.statement import statement
+from cnt_pipeline.lineage.suites import suite_texts
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, metrics_of
 from cnt_pipeline.pipeline.places import folder_of
@@ -53,7 +54,8 @@ def write_bundle(
 
     Raises:
         BrokenArtifactError: a file of the store is damaged.
-        InputError: a package that was asked for is not installed, a key cannot be used or a model is gone.
+        InputError: a package that was asked for is not installed, a key cannot be used, or a model or a suite
+            file is gone.
     """
     study, ready = material.study, material.ready
     for key, artifact in ready.items():
@@ -65,6 +67,9 @@ def write_bundle(
     (folder / layout.STUDY).write_bytes(material.text)
     # Without defaults: a rule may tell a key that was written from one that was not.
     _write(folder / layout.RESOLVED, study.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    for name, text in suite_texts(study).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     _write(folder / layout.TENSORS, _tensors(material))
     manifests = {step.key: ready[step.key].manifest for step in material.steps}
     wiring = wiring_of(material.steps)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ASKS_GUESTS = ("completions.of_transplant", "suites.")
+"""Builders of the steps that ask a written checkpoint, and of those between them."""
+
 
 class ModelPool:
     """Loads each model at most once a run. Nothing is loaded until a builder asks."""
@@ -34,9 +37,16 @@ class ModelPool:
         self._kept: dict[tuple[str, str], Any] = {}
         self._started = False
         self._alias: dict[str, str] = {}
+        self._guest: dict[Path, Any] = {}
+        """At most one model from outside the study, shared by the pools of all steps."""
 
     def for_step(self, step: Step) -> "ModelPool":
-        """The pool as a step finds it: one that reads the matched donor gets that for its donor."""
+        """The pool as a step finds it: one that reads the matched donor gets that for its donor.
+
+        A guest is let go where a step begins that may need its memory for something else.
+        """
+        if not step.builder.startswith(_ASKS_GUESTS):
+            self._guest.clear()
         if all(source.step != MATCHED for source in step.inputs.values()):
             return self
         pool = copy.copy(self)  # what is loaded stays shared
@@ -70,6 +80,17 @@ class ModelPool:
     def model(self, which: str) -> Any:
         """A model of the study as loaded; never edited outside a gated swap's contexts."""
         return self._once("model", which, lambda: self.load(self.folder(which)))
+
+    def guest(self, folder: Path) -> Any:
+        """The model of a checkpoint that the study wrote, loaded from its files as a user would; never edited.
+
+        It stays for the steps that ask it next. There is one guest at a time, so that memory never holds more than the
+        first of these steps needs: the study's models and the checkpoint.
+        """
+        if folder not in self._guest:
+            self._guest.clear()
+            self._guest[folder] = self.load(folder)
+        return self._guest[folder]
 
     def swap(self, donor: str = "donor") -> "GatedSwap":
         """The gated swap of the target and a donor, on the pool's target."""

@@ -2,16 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cnt_pipeline.pipeline.document_parts import Confusion, Document, Interval, JudgePair, SuiteRow
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes away; a field that is added leaves it."""
-
-
-class Document(BaseModel):
-    """A part of a document."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PlannedStep(Document):
@@ -122,16 +118,10 @@ class RunDocument(Document):
     steps: list[TakenStep]
     metrics: list[MetricRow]
     checks: list[CheckRow]
+    suites: list[SuiteRow] = Field([], description="figures of the study's suites; empty without suites")
+    judges: list[JudgePair] = Field([], description="how far the study's judges agree; empty with fewer than two")
     transplant: TransplantSummary
     report: str = Field(description="path of the HTML report")
-
-
-class Interval(Document):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class DonorRow(Document):
@@ -252,15 +242,6 @@ class LeaderboardDocument(Document):
     rows: list[LeaderboardRow]
     dimensions: DimensionsPart | None = Field(None, description="null where the study lists no safety dimensions")
     page: str = Field(description="path of the HTML page")
-
-
-class Confusion(Document):
-    """Answers by what the judge says, then by what people say."""
-
-    yes_yes: int
-    yes_no: int
-    no_yes: int
-    no_no: int
 
 
 class JudgeCheckRow(Document):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cnt_pipeline.evaluations.task_files import task_sources
 from cnt_pipeline.measures.judges.build import files_of
 from cnt_pipeline.models.adapter_files import adapter_files
 from cnt_pipeline.models.load import model_files
@@ -16,7 +17,7 @@ from cnt_pipeline.prompt_sets.schema import roles_of
 from cnt_pipeline.prompt_sets.sources import source_digest
 from cnt_pipeline.store import Artifact, BuildRequest, Store
 from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
-from cnt_pipeline.study.schema import AdapterSource, Judge, ModelSource, Prompts, Study
+from cnt_pipeline.study.schema import AdapterSource, Judge, ModelSource, Part, Prompts, Study
 
 _NAMED = 2
 """Steps that a reason to wait names."""
@@ -66,7 +67,7 @@ def request_for(study: Study, step: Step, store: Store, ready: Mapping[str, Arti
             f"{name} fingerprint": ready[source.step].manifest.fingerprint for name, source in step.inputs.items()
         }
     if step.external is not None:
-        inputs["files"] = _external_digest(study, step.external, store)
+        inputs["files"] = external_digest(study, step.external, store)
     return BuildRequest(
         key=step.key,
         stage=step.stage,
@@ -89,8 +90,12 @@ def _look_up(study: Study, step: Step, store: Store, ready: Mapping[str, Artifac
     return Planned(step, "to build", store.explain(request), request)
 
 
-def _external_digest(study: Study, source: External, store: Store) -> str:
-    """Digest of what a step reads from outside the store: contents, never names of places."""
+def external_digest(study: Study, source: External, store: Store) -> str:
+    """Digest of what a step reads from outside the store: contents, never names of places.
+
+    Raises:
+        InputError: something of it is not there.
+    """
     if isinstance(source, ModelSource) and source.is_gguf:
         return store.file_digest(resolve_gguf(source))
     digests: dict[str, Any] = {}
@@ -101,7 +106,8 @@ def _external_digest(study: Study, source: External, store: Store) -> str:
         folder = resolve_model(model)
         digests |= {str(path.relative_to(folder)): store.file_digest(path) for path in model_files(folder)}
     elif isinstance(source, tuple):
-        digests["prompts"] = [source_digest(each, store.file_digest) for each in source]
+        files = [file for each in source for file in (task_sources(each) if isinstance(each, Part) else (each,))]
+        digests["prompts"] = [source_digest(file, store.file_digest) for file in files]
     elif isinstance(source, AdapterSource):
         digests |= {path.name: store.file_digest(path) for path in adapter_files(source.adapter)}
     elif isinstance(source, Prompts):

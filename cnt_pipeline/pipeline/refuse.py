@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cnt_pipeline.errors import StudyError
+from cnt_pipeline.evaluations.suite_table import resolve_suites
+from cnt_pipeline.evaluations.task_files import task_sources
 from cnt_pipeline.measures.judges.build import refuse_unusable
 from cnt_pipeline.models.adapter_files import read_adapter_header, read_settings
 from cnt_pipeline.models.architecture import Architecture, read_architecture
@@ -22,8 +24,8 @@ def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = N
     Raises:
         StudyError: two models are one folder or file, or `method.families` or a recipe's `modules` name a family that
             the model has not.
-        InputError: a model cannot be found or read, an adapter is none that can be merged into its base, or a judge's
-            model, template or function is not there.
+        InputError: a model cannot be found or read, an adapter is none that can be merged into its base, a judge's
+            model, template or function is not there, or a suite's task file is no task.
     """
     named = study.models.named()
     places = {name: place_of(model) for name, model in named.items() if isinstance(model, ModelSource)}
@@ -41,6 +43,9 @@ def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = N
             refuse_unknown(study, f"models.{name}.modules", wanted, architecture)
     for judge in study.judges:
         refuse_unusable(judge)
+    for suite in resolve_suites(study):
+        for part in suite.tasks:
+            list(task_sources(part.part))
     if study.method.families is not None:
         architecture = architecture_of(study, "target", artifacts or {})
         if architecture is not None:

@@ -14,7 +14,7 @@ from cnt_pipeline import (
     reports,
     transplants,
 )
-from cnt_pipeline.study.schema import AdapterSource, Judge, ModelSource, Prompts, PromptSource, Study
+from cnt_pipeline.study.schema import AdapterSource, Judge, ModelSource, Part, Prompts, PromptSource, Study
 
 VERSIONS = {
     "models": models.VERSION,
@@ -43,8 +43,8 @@ class Input:
     files: tuple[str, ...] = ()
 
 
-External = ModelSource | AdapterSource | Prompts | tuple[PromptSource, ...] | Judge
-"""What a step may read from outside the store."""
+External = ModelSource | AdapterSource | Prompts | tuple[PromptSource, ...] | tuple[Part, ...] | Judge
+"""What a step may read from outside the store; parts of a suite stand for the files of their tasks."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 from cnt_pipeline import measures
 from cnt_pipeline.errors import StudyError
 from cnt_pipeline.evaluations.suite_table import ResolvedPart, ResolvedSuite, resolve_suites
-from cnt_pipeline.evaluations.task_files import task_sources
 from cnt_pipeline.pipeline.find_steps import PAIR, without_places
 from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, speech
 from cnt_pipeline.prompt_sets.adapters import adapter_of
@@ -20,6 +19,8 @@ READ_BEFORE = "roles"
 """Input of a suite's prompts: what scoring, search and recipes read, which is left out."""
 OWN_PROMPTS = "own"
 """Input of a suite's prompts: the study's test prompts, where a part asks them."""
+HARNESS = "lm_eval"
+"""Key of a slice: the version of lm-evaluation-harness."""
 
 
 def suite_steps(study: Study) -> list[Step]:
@@ -131,19 +132,26 @@ def _models_of(subject: str) -> dict[str, Input]:
     return pair() if subject == "donor" else {"target": model_input("target")}
 
 
-def _harness(study: Study, suite: ResolvedSuite, subject: str) -> Step:
+def harness_version() -> str | None:
+    """Version of the lm-evaluation-harness that is installed, None without it."""
     try:
-        installed = version("lm-eval")
+        return version("lm-eval")
     except PackageNotFoundError:
+        return None
+
+
+def _harness(study: Study, suite: ResolvedSuite, subject: str) -> Step:
+    installed = harness_version()
+    if installed is None:
         raise StudyError(
             f"{study.file}:suites.{suite.key}: its task {suite.tasks[0].part.task} needs lm-evaluation-harness, which "
             "is not installed: run pip install 'cnt_pipeline[lm-eval]'"
-        ) from None
+        )
     return Step(
         suite_harness(subject, suite.key),
         "suites.harness",
         {
-            "lm_eval": installed,
+            HARNESS: installed,
             "tasks": {
                 part.name: {
                     "task": None if part.part.is_task_file else part.part.task,
@@ -156,6 +164,6 @@ def _harness(study: Study, suite: ResolvedSuite, subject: str) -> Step:
             "seed": study.seed,
         },
         _models_of(subject),
-        external=tuple(source for part in suite.tasks for source in task_sources(part.part)) or None,
+        external=tuple(part.part for part in suite.tasks if part.part.is_task_file) or None,
         after=(PAIR,),
     )

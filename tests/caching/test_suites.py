@@ -1,9 +1,12 @@
 """Evaluation suites on the packaged models: adding one runs its own steps alone; what they find reaches the report."""
 
+import gc
 import json
 import shutil
+import weakref
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import polars as pl
@@ -13,6 +16,8 @@ import yaml
 from cnt_pipeline.commands.check import check_study
 from cnt_pipeline.commands.query import run_query
 from cnt_pipeline.completions.answers import read_answers
+from cnt_pipeline.models.load import load_model
+from cnt_pipeline.pipeline import context
 from cnt_pipeline.pipeline.context import ModelPool
 from cnt_pipeline.pipeline.run import take
 from cnt_pipeline.pipeline.steps import steps_of
@@ -23,6 +28,8 @@ from cnt_pipeline.study.load import load_study
 from tests.caching.conftest import Workshop
 
 SUBJECTS = ("target", "donor", "transplant")
+LIKELIHOODS = 1e-3
+"""How far log-likelihoods may lie apart that were summed in other batches, as `cnt_pipeline.completions.items` says."""
 OWN_SUITE = {
     "suite": "own", "version": 1, "meaning": "Do the parts work?",
     "parts": {
@@ -149,15 +156,17 @@ def test_metrics_hold_every_part_for_every_subject(with_jailbreak: Workshop) -> 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_no_answer_hangs_on_the_batch_size_or_on_the_order_of_the_file(workshop: Workshop, batch_size: int) -> None:
     before = workshop.run()
-    for name in OWN_SUITE["parts"]:
+    for name in (*OWN_SUITE["parts"], "function.test"):
         path = workshop.root / f"{name}.jsonl"
-        path.write_text("".join(f"{line}\n" for line in reversed(path.read_text().splitlines())))
+        lines = path.read_text().splitlines()
+        Random(batch_size).shuffle(lines)
+        path.write_text("".join(f"{line}\n" for line in lines))
     workshop.edit(lambda study: study["run"].update(batch_size=batch_size))
     study = load_study(workshop.study_file)
     fresh, models = Store(workshop.root / "fresh"), ModelPool(study)
     ready = {key: taken.built.artifact for key, taken in before.items()}
     for step in steps_of(study):
-        if "suite_" in step.key and not step.key.startswith("reports"):
+        if step.key == "prompt_sets/roles" or ("suite_" in step.key and not step.key.startswith("reports")):
             ready[step.key] = take(study, step, fresh, ready, models).built.artifact
     for name in ("own", "jailbreak"):
         for subject in SUBJECTS:
@@ -172,7 +181,10 @@ def test_no_answer_hangs_on_the_batch_size_or_on_the_order_of_the_file(workshop:
                     a, b = one[row], two[row]
                     assert (a.text, a.token_ids, a.finished) == (b.text, b.token_ids, b.finished)
                     assert a.choice_tokens == b.choice_tokens
-                    assert a.choice_loglik == pytest.approx(b.choice_loglik, abs=1e-3)
+                    assert a.choice_loglik == pytest.approx(b.choice_loglik, abs=LIKELIHOODS)
+                    assert a.loglik == pytest.approx(b.loglik, abs=LIKELIHOODS)
+                    assert (a.answer_nll is None) == (b.answer_nll is None)
+                    assert a.answer_nll is None or a.answer_nll == pytest.approx(b.answer_nll, abs=LIKELIHOODS)
         key = f"evaluations/suite_{name}"
         order = ["subject", "part", "metric", "id"]
         one, two = (
@@ -227,3 +239,29 @@ def test_check_page_and_query_show_suites(with_jailbreak: Workshop, capsys: pyte
     assert capsys.readouterr().out.split() == ["part", "plain", "prefix", "role_play", "suffix"]
     run_query("select count(*) as rows from suite_samples where metric = 'crows_pairs'", store, "json")
     assert json.loads(capsys.readouterr().out) == [{"rows": 3 * 23}]
+
+
+def test_the_transplant_is_loaded_once_for_all_suites_and_let_go_after_them(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, study = workshop.run(), load_study(workshop.study_file)
+    loaded: list[Path] = []
+
+    def load(folder: Path, **how: Any) -> Any:
+        loaded.append(folder)
+        return load_model(folder, **how)
+
+    monkeypatch.setattr(context, "load_model", load)
+    fresh, models = Store(workshop.root / "fresh"), ModelPool(study)
+    ready = {key: each.built.artifact for key, each in taken.items()}
+    checkpoint = ready["transplants/checkpoint"].folder() / "model"
+    steps = {step.key: step for step in steps_of(study)}
+    for key, step in steps.items():
+        if "suite_" in key:
+            take(study, step, fresh, ready, models)
+    assert sorted(loaded) == sorted([checkpoint, models.folder("target"), models.folder("donor")])
+    kept = weakref.ref(models.guest(checkpoint))
+    assert len(loaded) == 3 and kept() is not None
+    models.for_step(steps["reports/page"])
+    gc.collect()
+    assert kept() is None

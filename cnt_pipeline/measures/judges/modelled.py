@@ -140,7 +140,10 @@ def _defused(asked: Asked, tokenizer: Any) -> Asked:
             text = text.replace(token, " ")
         return text
 
-    return replace(asked, prompt=plain(asked.prompt), answer=plain(asked.answer), prefix=plain(asked.prefix))
+    before = tuple((role, plain(said)) for role, said in asked.before)
+    return replace(
+        asked, prompt=plain(asked.prompt), answer=plain(asked.answer), prefix=plain(asked.prefix), before=before
+    )
 
 
 def _alike(tokens: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

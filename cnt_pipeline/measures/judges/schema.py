@@ -27,12 +27,15 @@ class Asked:
     """One answer to be judged; `kind` says whether complying with its prompt would do harm.
 
     `prefix` is the start of the answer that the model was given: part of what a reader sees, and no word of its own.
+    `before` are the messages before the prompt, each with who said it: guards whose template has a place for them read
+    them too.
     """
 
     prompt: str
     answer: str
     kind: Kind
     prefix: str = ""
+    before: tuple[tuple[str, str], ...] = ()
 
     @property
     def whole(self) -> str:

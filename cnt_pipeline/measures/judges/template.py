@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.measures.judges.schema import Asked
@@ -14,7 +14,8 @@ from cnt_pipeline.study.block import Block, Count, Share, Text
 from cnt_pipeline.study.judges import Label
 
 _FOLDER = Path(__file__).parent / "templates"
-_PLACES = re.compile(r"\{(prompt|answer)\}")
+_PLACES = re.compile(r"\{(before|prompt|answer)\}")
+_SAID = "{said}"
 
 
 class Rule(Block):
@@ -34,11 +35,15 @@ class Rule(Block):
 
 
 class Template(Block):
-    """A guard's format. `text` holds {prompt} and {answer}; with `special` it writes its own special tokens."""
+    """A guard's format. `text` holds {prompt} and {answer}, and {before} where the messages before them go, each
+    written as `turns` says; with `special` it writes its own special tokens."""
 
     kind: Literal["guard", "classifier"] = Field(description="guard: replies in words; classifier: one score a label")
     source: Text = Field(description="where the format is described")
     text: Text = Field(description="what the model is given")
+    turns: dict[Literal["user", "assistant"], Text] = Field(
+        {}, description="how an earlier message is written, by who said it, with {said} in the place of its words"
+    )
     special: bool = Field(True, description="the text has the model's own special tokens; none are added")
     max_new_tokens: Count = Field(8, description="longest reply of a guard, in tokens")
     rules: tuple[Rule, ...] = Field((), description="how a guard's reply is read: the first that matches counts")
@@ -53,6 +58,16 @@ class Template(Block):
             raise ValueError("the text of a template needs {answer}, and {prompt} where the model reads it")
         return value
 
+    @model_validator(mode="after")
+    def _conversation(self) -> Self:
+        if ("before" in _PLACES.findall(self.text)) != bool(self.turns):
+            raise ValueError(
+                "{before} in the text of a template goes with `turns:`, how the messages there are written"
+            )
+        if any(_SAID not in turn for turn in self.turns.values()):
+            raise ValueError("a turn of a template must hold {said}, which stands for the message")
+        return self
+
     @property
     def labels(self) -> Sequence[Label]:
         """Everything that it can say."""
@@ -60,7 +75,9 @@ class Template(Block):
 
     def filled(self, asked: Asked) -> str:
         """The text for one answer. What a prompt or answer holds is never read as a place of its own."""
-        return _PLACES.sub(lambda place: asked.prompt if place[1] == "prompt" else asked.whole, self.text)
+        turns = [self.turns[role].replace(_SAID, said) for role, said in asked.before if role in self.turns]
+        held = {"before": "".join(turns), "prompt": asked.prompt, "answer": asked.whole}
+        return _PLACES.sub(lambda place: held[place[1]], self.text)
 
     def read(self, reply: str) -> Label:
         """What a guard's reply says; a reply that no rule knows is undetermined."""

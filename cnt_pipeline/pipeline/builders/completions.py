@@ -49,7 +49,7 @@ def of_donor(context: Context, folder: Path) -> Mapping[str, JSON]:
 def of_transplant(context: Context, folder: Path) -> Mapping[str, JSON]:
     """What the written checkpoint says, loaded from its files as a user would."""
     checkpoint = context.inputs["checkpoint"].folder() / "model"
-    return _ask(context, folder, context.models.load(checkpoint), [nullcontext()])
+    return _ask(context, folder, context.models.guest(checkpoint), [nullcontext()])
 
 
 def of_control(context: Context, folder: Path) -> Mapping[str, JSON]:

@@ -119,5 +119,5 @@ def _suite_of(context: Context) -> ResolvedSuite:
 
 def _model(context: Context, subject: str) -> Any:
     if subject == "transplant":
-        return context.models.load(context.inputs["checkpoint"].folder() / "model")
+        return context.models.guest(context.inputs["checkpoint"].folder() / "model")
     return context.models.model(subject)

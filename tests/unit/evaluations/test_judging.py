@@ -101,3 +101,12 @@ def test_two_judges_are_compared_on_what_both_tell(judged: list[Path], tmp_path:
 def test_one_judge_has_shares_and_no_pair(judged: list[Path], tmp_path: Path) -> None:
     document = write_judges(judged[:1], PROMPTS, [], 0, tmp_path)
     assert document["pairs"] == [] and [each["name"] for each in document["judges"]] == ["phrases"]
+
+
+def test_a_judge_is_given_the_messages_before_the_last(tmp_path: Path) -> None:
+    judge, turns = Counting(), (("user", "first"), ("assistant", "then"), ("user", "function 0"))
+    prompts: dict[Kind, list[Prompt]] = {"function": [Prompt("f0", turns)], "lookalike": []}
+    write_verdicts(
+        "guard", judge, prompts, {"target": {"function": said(0)["function"][:1], "lookalike": []}}, 4, tmp_path
+    )
+    assert judge.asked == [Asked("function 0", YES, "function", before=turns[:-1])]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cnt_pipeline.lineage import layout
-from cnt_pipeline.lineage.models import tensor_digests
+from cnt_pipeline.lineage.digests import tensor_digests
 from cnt_pipeline.lineage.record import Bundle, Index, dumps, open_bundle
 from cnt_pipeline.lineage.statement import statement
 from cnt_pipeline.models.tensors import read_index

@@ -1,5 +1,6 @@
 """Judges without a model, and how replies of guards are read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,28 @@ def test_packaged_templates_say_where_they_are_from_and_hold_both_places() -> No
         assert filled.count("the {answer} of {prompt}") == 1 and filled.count("Sure: an {prompt}") == 1
 
 
+def test_a_guard_with_a_place_for_it_reads_the_whole_conversation_and_no_message_is_a_place() -> None:
+    before = (("system", "Be brief."), ("user", "a {prompt}"), ("assistant", "of {said}"))
+    asked = Asked("the question", "the answer", "function", before=before)
+    template = read_template("llama-guard-3", "guard")
+    turns = "User: a {prompt}\n\nAgent: of {said}\n\nUser: the question\n\nAgent: the answer\n"
+    assert turns in template.filled(asked)
+    assert template.filled(replace(asked, before=())) == template.filled(asked).replace(
+        turns[: turns.index("User: the")], ""
+    )
+    alone = read_template("harmbench", "guard")
+    assert alone.filled(asked) == alone.filled(replace(asked, before=()))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("kind: guard\nsource: s\ntext: '{before}{answer}'\nrules: [{pattern: a, says: safe}]", "goes with `turns:`"),
+        ("kind: guard\nsource: s\ntext: '{answer}'\nturns: {user: U}\nrules: [{pattern: a, says: safe}]", "goes with"),
+        (
+            "kind: guard\nsource: s\ntext: '{before}{answer}'\nturns: {user: U}\nrules: [{pattern: a, says: safe}]",
+            "{said}",
+        ),
         ("kind: guard\nsource: s\ntext: only {prompt}\nrules: [{pattern: a, says: safe}]", "needs {answer}"),
         ("kind: guard\nsource: s\ntext: '{answer}'\nrules: [{pattern: '(', says: safe}]", "no regular expression"),
         ("kind: guard\nsource: s\ntext: '{answer}'\nrules: [{pattern: a, says: fine}]", "rules.0.says"),
