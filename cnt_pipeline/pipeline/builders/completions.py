@@ -3,6 +3,7 @@ with patched activations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,13 @@ def encoded_set(context: Context, model: Any, split: Split, kind: Kind, name: st
 def read_said(context: Context, name: str, kinds: Iterable[Kind] = KINDS) -> dict[Kind, list[Completion]]:
     """The completions of an input, by kind."""
     return {kind: read_completions(context.path(name, file_name(kind))) for kind in kinds}
+
+
+def as_variants(runs: Sequence[Mapping[Kind, Sequence[Completion]]]) -> dict[Kind, list[Completion]]:
+    """Completions of several draws as one subject's, numbered in order."""
+    return {
+        kind: [replace(row, variant=number) for number, run in enumerate(runs) for row in run[kind]] for kind in runs[0]
+    }
 
 
 def _ask(context: Context, folder: Path, model: Any, variants: Sequence[Variant]) -> Mapping[str, JSON]:

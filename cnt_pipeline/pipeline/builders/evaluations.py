@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from cnt_pipeline.measures.cost import Cost
 from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.models.teacher import device_of
 from cnt_pipeline.neuron_rankings.query import RANKING
-from cnt_pipeline.pipeline.builders.completions import read_said
+from cnt_pipeline.pipeline.builders.completions import as_variants, read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION, judge_of, space_of
 from cnt_pipeline.pipeline.compare_steps import CAUSAL, COST, EDITED, PREFIX
 from cnt_pipeline.pipeline.context import Context, read_json
@@ -152,10 +151,10 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     for label, method, key in slice_["entries"]:
         by_label.setdefault(label, []).append((method, key))
     for label, drawn in by_label.items():
-        said[label] = _as_variants([read_said(context, f"{PREFIX}{key}") for _, key in drawn])
+        said[label] = as_variants([read_said(context, f"{PREFIX}{key}") for _, key in drawn])
         if drawn[0][1] in causal:
             kinds = METRICS[metrics[0]].kinds
-            patched[label] = _as_variants([read_said(context, f"{CAUSAL}{key}", kinds) for _, key in drawn])
+            patched[label] = as_variants([read_said(context, f"{CAUSAL}{key}", kinds) for _, key in drawn])
         documents = [
             (read_json(context, f"edit_{key}", EDITED), read_json(context, f"edit_{key}", COST)) for _, key in drawn
         ]
@@ -165,13 +164,6 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
         slice_["task"], context.study.seed, folder, slice_.get("aside", ()), patched,
     )  # fmt: skip
     return {"entries": len(document["rows"]), "front": [row["name"] for row in document["rows"] if row["pareto"]]}
-
-
-def _as_variants(runs: Sequence[Said]) -> Said:
-    """Completions of several seeds as one subject's, numbered in order."""
-    return {
-        kind: [replace(row, variant=number) for number, run in enumerate(runs) for row in run[kind]] for kind in runs[0]
-    }
 
 
 def dimensions(context: Context, folder: Path) -> Mapping[str, JSON]:

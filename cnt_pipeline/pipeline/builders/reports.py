@@ -1,7 +1,6 @@
 """Builder of the `reports` stage: artifacts in, plain data out to `cnt_pipeline.reports`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from cnt_pipeline.evaluations.schema import (
 )
 from cnt_pipeline.evaluations.suite_table import ResolvedSuite, resolve_suites
 from cnt_pipeline.neuron_rankings.query import RANKING
-from cnt_pipeline.pipeline.builders.completions import read_said
+from cnt_pipeline.pipeline.builders.completions import as_variants, read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
 from cnt_pipeline.pipeline.compare_steps import PREFIX
 from cnt_pipeline.pipeline.context import Context, read_json
@@ -121,10 +120,7 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     for edit in resolve_edits(study):
         runs.setdefault(edit.label, []).append(read_said(context, f"{PREFIX}{edit.key}"))
     for label, drawn in runs.items():
-        said[label] = {
-            kind: [replace(row, variant=number) for number, run in enumerate(drawn) for row in run[kind]]
-            for kind in KINDS
-        }
+        said[label] = as_variants(drawn)
     answers = Answers(
         samples=_table(context, "leaderboard", SAMPLES),
         prompts=_test_prompts(context),
