@@ -5,7 +5,7 @@ import sys
 
 SCRIPTS = (
     "ranking_query", "cache_write", "activation_probe", "effect_path", "probe_memory", "transplant_time",
-    "transplant_sha256_time", "transplant_memory",
+    "transplant_sha256_time", "transplant_memory", "edit_memory",
 )  # fmt: skip
 
 

@@ -54,12 +54,7 @@ def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
     yield Step(
         checkpoint,
         "transplants.edit",
-        {
-            "method": edit.row.name,
-            "options": edit.options.model_dump(mode="json"),
-            "seed": edit.seed,
-            **({"lists": CHOSEN} if edit.row.causal else {}),
-        },
+        {**edit.slice, **({"lists": CHOSEN} if edit.row.causal else {})},
         {
             **pair(),
             **{name: model_input(name) for name in edit.row.needs},

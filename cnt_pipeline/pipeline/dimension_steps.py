@@ -121,7 +121,7 @@ def _edited(study: Study, edit: ResolvedEdit, names: Sequence[str]) -> Iterator[
     yield Step(
         key,
         "transplants.edit_dimension",
-        {"method": edit.row.name, "options": edit.options.model_dump(mode="json"), "seed": edit.seed},
+        edit.slice,
         {
             **pair(),
             **{model: model_input(model) for model in edit.row.needs},

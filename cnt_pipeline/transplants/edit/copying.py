@@ -16,6 +16,7 @@ from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.architecture import Matrix, Neurons, coarse_units
 from cnt_pipeline.models.tensors import read_rows
 from cnt_pipeline.store.parquet import write_parquet
+from cnt_pipeline.transplants.edit.blockwise import pieces
 from cnt_pipeline.transplants.edit.source import NeuronEdits, Source
 from cnt_pipeline.transplants.select.candidates import Space
 
@@ -55,8 +56,16 @@ def copied(source: Source, chosen: Choice) -> NeuronEdits:
 def _copied(source: Source, name: str, places: Sequence[tuple[int, Indices]]) -> Tensor:
     tensor = source.tensor("target", name)
     for axis, positions in places:
-        given = read_rows(source.models["donor"], name, positions, axis).float()
-        tensor.index_copy_(axis, torch.from_numpy(positions), given)
+        where = torch.from_numpy(positions)
+        width = tensor[0].numel()
+        if axis == 0:
+            for part in pieces(len(positions), width):
+                given = read_rows(source.models["donor"], name, positions[part], 0).float()
+                tensor.index_copy_(0, where[part], given)
+        else:
+            for rows in pieces(len(tensor), width):
+                given = source.entries("donor", name, slice(rows.start * width, rows.stop * width)).reshape(-1, width)
+                tensor[rows].index_copy_(1, where, given[:, where])
     return tensor
 
 

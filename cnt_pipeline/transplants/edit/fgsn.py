@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.transplants.edit.lora_factors import difference, factor
+from cnt_pipeline.transplants.edit.blockwise import pieces, squares
+from cnt_pipeline.transplants.edit.lora_factors import factor
 from cnt_pipeline.transplants.edit.rows.fgsn import FgsnOptions, FgsnZeroOptions
 from cnt_pipeline.transplants.edit.safety_layers import BENIGN, HARMFUL, read_gaps, safety_layers
 from cnt_pipeline.transplants.edit.source import Edits, Linear, Source
+from cnt_pipeline.transplants.edit.weights import Rowwise, Weight
 
 Masks = Mapping[str, Tensor]
 """Chosen rows of each stored matrix, bool `[out]` by tensor name."""
@@ -95,8 +97,8 @@ def decide(source: Source, options: FgsnZeroOptions, earlier: Sequence[Masks] = 
     for linear in source.linears:
         if linear.layer not in layers:
             continue
-        weight = source.weight("donor", linear)
-        if torch.equal(weight, source.weight("base", linear)):
+        weight, aligned = Weight(source, linear, "donor"), Weight(source, linear, "donor", "base")
+        if not any(aligned[part].any() for part in pieces(*aligned.shape)):
             continue
         width[linear.tensor] = weight.shape[1]
         harmful[linear.tensor] = row_importance(weight, source.moments("donor", HARMFUL, linear).norms)
@@ -120,9 +122,9 @@ def decide(source: Source, options: FgsnZeroOptions, earlier: Sequence[Masks] = 
     return Decision(layers, gaps, masks, parameters, parameters / whole)
 
 
-def row_importance(weight: Tensor, norms: Tensor) -> Tensor:
+def row_importance(weight: Rowwise, norms: Tensor) -> Tensor:
     """Importance of every row, `[out]`: the sum over inputs j of `|W_ij|` times the size `norms[j]` of the input."""
-    return weight.abs() @ norms
+    return torch.cat([weight[part].abs() @ norms for part in pieces(*weight.shape)])
 
 
 def row_masks(
@@ -150,31 +152,46 @@ def continual_masks(masks: Sequence[Masks]) -> list[dict[str, Tensor]]:
     return disjoint
 
 
-def project_rows(direction: Tensor, columns: Tensor, rows: Tensor, scale: str, directions: int) -> Tensor:
-    """The chosen rows of `W_safe columns`, `[chosen, n]`, without holding W_safe `[out, out]`.
+def project_rows(direction: Rowwise, columns: Rowwise, rows: Tensor, scale: str, directions: int) -> Tensor:
+    """The chosen rows of `W_safe columns`, `[chosen, n]` float32, without holding W_safe `[out, out]`.
 
     `direction` is D `[out, in]`, `columns` `[out, n]`, `rows` bool `[out]`. `W_safe` is `D D^T` over the Frobenius norm
     of D (`fro`), its number of entries (`numel`) or its number of columns (`in`), or (`projector`) `U U^T` of its
-    `directions` largest left singular vectors.
+    `directions` largest left singular vectors. Of D and the columns, no more than the chosen rows are held.
     """
+    height, width = direction.shape
+    over = columns.shape[1]
     if scale == "projector":
-        left = left_directions(direction, directions)
-        return left[rows] @ (left.T @ columns)
-    divisor = {"fro": float(direction.double().norm()), "numel": direction.numel(), "in": direction.shape[1]}[scale]
-    chosen = direction[rows]
+        left = left_directions(direction, directions).float()
+        return left[rows] @ _summed(left, columns)
+    chosen = torch.cat([direction[part][rows[part]] for part in pieces(height, width)])
+    sizes = {"numel": height * width, "in": width}
+    divisor = float(sizes[scale] if scale in sizes else squares(direction, "row").sum().sqrt())
     # Both orders give the same; the one with the smaller product in between saves memory.
-    if len(chosen) * direction.shape[0] < direction.shape[1] * columns.shape[1]:
-        return (chosen @ direction.T) @ columns / divisor
-    return chosen @ (direction.T @ columns) / divisor
+    if len(chosen) * height < width * over:
+        found = torch.zeros(len(chosen), over)
+        for part in pieces(height, max(width, over)):
+            found.addmm_(chosen @ direction[part].T, columns[part])
+        return found.div_(divisor)
+    return (chosen @ _summed(direction, columns)).div_(divisor)
 
 
-def left_directions(matrix: Tensor, count: int) -> Tensor:
-    """The `count` largest left singular vectors, `[out, at most count]`; those of rounding alone are left out."""
+def _summed(one: Rowwise, other: Rowwise) -> Tensor:
+    """`one^T other` `[in, n]` in float32."""
+    (height, width), over = one.shape, other.shape[1]
+    found = torch.zeros(width, over)
+    for part in pieces(height, max(width, over)):
+        found.addmm_(one[part].T, other[part])
+    return found
+
+
+def left_directions(matrix: Rowwise, count: int) -> Tensor:
+    """The `count` largest left singular vectors, `[out, at most count]` float64, without those of rounding alone."""
     scaled = factor(matrix, count).b
     sizes = scaled.norm(dim=0)  # roots of the singular values
     kept = sizes**2 > NEGLIGIBLE * sizes.max() ** 2
     left: Tensor = scaled[:, kept] / sizes[kept]
-    return left.to(matrix.dtype)
+    return left
 
 
 def _layers(source: Source, options: FgsnZeroOptions) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -198,33 +215,40 @@ def _top(scores: Tensor, share: float) -> Tensor:
 
 def _projected(source: Source, options: FgsnOptions, linear: Linear, mask: Tensor) -> Tensor:
     """Masked rows: start + (W_safe B) A, where B A is what fine-tuning changed (whole, A is 1)."""
-    direction = difference(source, "donor", linear)
-    change = difference(source, "target", linear)
-    if options.tuned_from == "donor":
-        change -= direction
-    project = partial(project_rows, direction.float(), rows=mask, scale=options.scale, directions=options.directions)
+    direction = Weight(source, linear, "donor", "base")
+    change = Weight(source, linear, "target", options.tuned_from)
+    project = partial(project_rows, direction, rows=mask, scale=options.scale, directions=options.directions)
     if options.rank is None:
-        rows = project(change.float())
+        rows = project(change)
     else:
         factors = factor(change, options.rank)
         rows = project(factors.b.float()) @ factors.a.float()
-    del direction, change
-    new = source.weight("target", linear)
-    new[mask] = source.weight(options.tuned_from, linear)[mask] + rows
-    return source.stored(linear, new)
+    return _replaced(source, linear, mask, options.tuned_from, rows)
 
 
 def _blended(source: Source, options: FgsnOptions, linear: Linear, mask: Tensor) -> Tensor:
     """Masked rows: (1 - c) target + c W_safe target."""
-    new = source.weight("target", linear)
-    direction = difference(source, "donor", linear).float()
-    rows = project_rows(direction, new, mask, options.scale, options.directions)
-    new[mask] = (1 - options.blend) * new[mask] + options.blend * rows
-    return source.stored(linear, new)
+    direction, whole = Weight(source, linear, "donor", "base"), Weight(source, linear, "target")
+    rows = project_rows(direction, whole, mask, options.scale, options.directions).mul_(options.blend)
+    return _replaced(source, linear, mask, "target", rows, 1 - options.blend)
 
 
 def _returned(source: Source, options: FgsnZeroOptions, linear: Linear, mask: Tensor) -> Tensor:
     """Masked rows: those of the model that fine-tuning started from."""
+    return _replaced(source, linear, mask, options.tuned_from)
+
+
+def _replaced(
+    source: Source, linear: Linear, mask: Tensor, start: str, change: Tensor | None = None, keep: float = 1.0
+) -> Tensor:
+    """The target's matrix as stored; its masked rows are `keep` times those of the model `start`, plus `change`."""
     new = source.weight("target", linear)
-    new[mask] = source.weight(options.tuned_from, linear)[mask]
+    done = 0
+    for part in pieces(*new.shape):
+        chosen = mask[part]
+        rows = source.rows(start, linear, part)[chosen] * keep
+        if change is not None:
+            rows += change[done : done + len(rows)]
+        new[part][chosen] = rows
+        done += len(rows)
     return source.stored(linear, new)

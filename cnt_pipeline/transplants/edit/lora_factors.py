@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnt_pipeline.errors import InputError
+from cnt_pipeline.transplants.edit.blockwise import times, transposed_times
 from cnt_pipeline.transplants.edit.source import Linear, Source, generator
+from cnt_pipeline.transplants.edit.weights import Rowwise, Weight, held
 
 EXACT_SIDE = 1024
 """Matrices whose smaller side is at most this are decomposed in full; larger ones by subspace iteration."""
@@ -56,35 +57,25 @@ class Factors:
         return Factors(self.b[:, :count], self.a[:count])
 
 
-def difference(source: Source, model: str, linear: Linear) -> Tensor:
-    """What `model` has beyond the base model in one matrix, `[out, in]` float64.
-
-    Raises:
-        InputError: a weight of one of them is not finite.
-    """
-    change = source.weight(model, linear).double().sub_(source.weight("base", linear))
-    if not torch.isfinite(change).all():
-        raise InputError(
-            f"{linear.tensor} of the {model} or the base model holds NaN or infinity: fetch or train that model again"
-        )
-    return change
-
-
-def factor(matrix: Tensor, rank: int) -> Factors:
+def factor(matrix: Rowwise, rank: int) -> Factors:
     """Balanced factors of the best approximation of `matrix` `[out, in]` by a rank, at most its smaller side.
 
     With the singular value decomposition `U S V^T`, B is `U sqrt(S)` and A is `sqrt(S) V^T`, so both carry the scale
     alike. Large matrices are decomposed by randomised subspace iteration (Halko, Martinsson, Tropp 2011, section 4.5):
     exact to rounding where the matrix has no more than `rank` directions, as an adapter's has, and otherwise as close
     as the decay of its singular values allows. The same matrix always gives the same factors.
+
+    Subspace iteration holds the matrix once, in float32 where it is read. A full decomposition takes the memory of
+    about eight such matrices, which comes to more than 130 MB only where a rank of a quarter of the smaller side or
+    more is asked for.
     """
     side = min(matrix.shape)
     rank = min(rank, side)
-    matrix = matrix.double()
     if side <= EXACT_SIDE or 4 * rank >= side:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        whole = matrix.whole(torch.float64) if isinstance(matrix, Weight) else matrix.double()
+        left, values, right = torch.linalg.svd(whole, full_matrices=False)
     else:
-        left, values, right = _leading(matrix, rank)
+        left, values, right = _leading(held(matrix) if isinstance(matrix, Weight) else matrix, rank)
     root = values[:rank].sqrt()
     return Factors(left[:, :rank] * root, root[:, None] * right[:rank])
 
@@ -139,10 +130,10 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The leading singular vectors and values of `matrix`, a few more than `rank` of them."""
     rows, columns = matrix.shape
     lot = generator(0, f"sketch of {rows} x {columns}")
-    sketch = torch.randn(columns, min(rank + OVERSAMPLING, rows, columns), generator=lot, dtype=matrix.dtype)
-    basis = torch.linalg.qr(matrix @ sketch).Q
+    sketch = torch.randn(columns, min(rank + OVERSAMPLING, rows, columns), generator=lot, dtype=torch.float64)
+    basis = torch.linalg.qr(times(matrix, sketch)).Q
     for _ in range(PASSES):
-        basis = torch.linalg.qr(matrix.T @ basis).Q
-        basis = torch.linalg.qr(matrix @ basis).Q
-    left, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+        basis = torch.linalg.qr(transposed_times(matrix, basis)).Q
+        basis = torch.linalg.qr(times(matrix, basis)).Q
+    left, values, right = torch.linalg.svd(transposed_times(matrix, basis).T, full_matrices=False)
     return basis @ left, values, right

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cnt_pipeline.errors import InputError
 from cnt_pipeline.transplants.edit.rows.merging import (
     DareOptions,
     Rescale,
@@ -22,6 +21,7 @@ from cnt_pipeline.transplants.edit.rows.merging import (
     TiesOptions,
 )
 from cnt_pipeline.transplants.edit.source import BLOCK, Edits, Source, generator
+from cnt_pipeline.transplants.edit.weights import same_shape
 
 MERGED = ("target", "donor")
 """The models whose task vectors are merged, in the order in which they are summed."""
@@ -106,7 +106,7 @@ class TaskVector:
             InputError: a model lacks the tensor, or model, base and target differ in its shape.
         """
         for one, other in ((model, "base"), ("target", "base")):
-            _same_shape(source, one, other, name)
+            same_shape(source, one, other, name)
         return cls(source, model, name)
 
     def __len__(self) -> int:
@@ -121,16 +121,6 @@ class TaskVector:
     def parts(self) -> tuple[slice, ...]:
         """Which entries of the tensor each block is of."""
         return tuple(slice(begin, min(begin + BLOCK, len(self))) for begin in range(0, len(self), BLOCK))
-
-
-def difference(source: Source, model: str, origin: str, name: str) -> Tensor:
-    """A stored tensor of `model` minus that of `origin`, float32 in the stored shape.
-
-    Raises:
-        InputError: one of them lacks the tensor, or their shapes differ.
-    """
-    _same_shape(source, model, origin, name)
-    return source.tensor(model, name).sub_(source.tensor(origin, name))
 
 
 def trim(vector: Tensor, density: float) -> Tensor:
@@ -259,15 +249,6 @@ def _onto_base(
         merged = merge(blocks, weights, options.majority_sign_method, options.normalize)
         made.view(-1)[part].add_(merged, alpha=options.scale)
     return made
-
-
-def _same_shape(source: Source, model: str, other: str, name: str) -> None:
-    ours, theirs = (source.models[one][name].shape for one in (model, other))
-    if ours != theirs:
-        raise InputError(
-            f"{name} is {list(ours)} in the {model} model and {list(theirs)} in the {other} model; "
-            f"name models of one shape, or edit the weight matrices only (tensors: linear)"
-        )
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,9 +11,6 @@ from torch import Tensor
 
 from cnt_pipeline.models.tensors import CheckpointIndex, read_array, read_diagonal, read_entries, read_file_index
 
-BLOCK = 256
-"""Rows of a second moment that are held at a time."""
-
 
 @dataclass(frozen=True)
 class StoredRows:
@@ -80,15 +77,3 @@ def read_moments(path: Path, module: str) -> Moments:
         InputError: the file is absent or not intact.
     """
     return Moments(read_file_index(path), module)
-
-
-def between(weight: Tensor, second: Tensor | StoredRows) -> Tensor:
-    """`weight second weight^T` `[out, out]` in float64: the second moment of `weight`'s outputs.
-
-    `weight` is `[out, in]` float64, `second` `[in, in]` symmetric, of which `BLOCK` rows are held at a time.
-    """
-    total = weight.new_zeros(len(weight), len(weight))
-    for start in range(0, len(second), BLOCK):
-        rows = slice(start, start + BLOCK)
-        total += weight[:, rows] @ (second[rows].to(weight.dtype) @ weight.T)
-    return (total + total.T) / 2

@@ -10,6 +10,7 @@ import torch
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.architecture import Matrix
 from cnt_pipeline.study.schema import Kind
+from cnt_pipeline.transplants.edit.blockwise import squares, transposed_times
 from cnt_pipeline.transplants.edit.copying import Key, copied, matrices_of, random_like, within_budget
 from cnt_pipeline.transplants.edit.prompt_rows import read_prompt_rows, read_statistics
 from cnt_pipeline.transplants.edit.rows.neurons import (
@@ -22,6 +23,7 @@ from cnt_pipeline.transplants.edit.rows.neurons import (
     SsahOptions,
 )
 from cnt_pipeline.transplants.edit.source import Edits, Linear, Source, generator
+from cnt_pipeline.transplants.edit.weights import Weight
 
 Array = npt.NDArray[np.float64]
 Scored = dict[Key, Array]
@@ -107,7 +109,7 @@ def column_importance(source: Source, options: SsahOptions) -> Scored:
     """`Var(X_j) ||W[:, j]||^2` of the donor on function prompts less that on utility prompts, for o and down."""
     scores: Scored = {}
     for linear, matrix in _columns(source, options.families):
-        norms = torch.linalg.vector_norm(source.weight("donor", linear), dim=0, dtype=torch.float64).square()
+        norms = squares(Weight(source, linear, "donor"), "column")
         safety, utility = (
             (norms * source.moments("donor", kind, linear).variance.double()).numpy()[matrix.positions]
             for kind in (SAFETY, UTILITY)
@@ -148,8 +150,8 @@ def refusal_writing(source: Source, options: RefusalDotOptions) -> Scored:
         length = float(np.linalg.norm(direction))
         if options.unit and length:
             direction = direction / length
-        written = source.weight("donor", linear).double().T @ torch.from_numpy(direction)
-        scores[matrix.layer, matrix.family] = written.abs().numpy()[matrix.positions]
+        written = transposed_times(Weight(source, linear, "donor"), torch.from_numpy(direction)[:, None])
+        scores[matrix.layer, matrix.family] = written.flatten().abs().numpy()[matrix.positions]
     return scores
 
 
@@ -166,8 +168,7 @@ def delta_norms(source: Source, families: Families) -> Scored:
         matrices = [matrix for matrix in linear.matrices if (matrix.layer, matrix.family) in wanted]
         if not matrices:
             continue
-        difference = source.tensor("donor", linear.tensor).sub_(source.tensor("target", linear.tensor))
-        norms = torch.linalg.vector_norm(difference, dim=1 - matrices[0].axis, dtype=torch.float64).numpy()
+        norms = squares(Weight(source, linear, "donor", "target"), matrices[0].side).sqrt().numpy()
         for matrix in matrices:
             part = norms[matrix.positions]
             if matrix.bias is not None:

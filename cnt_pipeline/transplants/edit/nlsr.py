@@ -17,10 +17,12 @@ from torch import Tensor
 
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.models.adapters import Adapters
-from cnt_pipeline.transplants.edit.lora_factors import Factors, aligned, cosine, difference, factor, has_own, own
-from cnt_pipeline.transplants.edit.moments import StoredRows, between
+from cnt_pipeline.transplants.edit.blockwise import between, pieces
+from cnt_pipeline.transplants.edit.lora_factors import Factors, aligned, cosine, factor, has_own, own
+from cnt_pipeline.transplants.edit.moments import StoredRows
 from cnt_pipeline.transplants.edit.rows.nlsr import NlsrOptions
 from cnt_pipeline.transplants.edit.source import AdapterEdits, Edits, Linear, Source, generator
+from cnt_pipeline.transplants.edit.weights import Weight
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ def nlsr(source: Source, options: NlsrOptions, seed: int) -> Edits | AdapterEdit
 def decide(source: Source, options: NlsrOptions, seed: int) -> tuple[ModuleDecision, ...]:
     """Which matrices are repaired, in the architecture's order; holds the factors of one matrix at a time.
 
-    Matrices in which the donor equals the base model have nothing to give and are in no decision.
+    Matrices in which the donor equals the base model have nothing to give and are in no decision. A matrix that is
+    repaired is factored once more when it is written: a decision needs the similarities of all, and keeping the factors
+    of all until then would hold a checkpoint's worth: at rank 128, those of target and donor take 5.4 GB for a Llama of
+    8 billion parameters, whose largest tensor takes 2.1 GB in float32.
 
     Raises:
         InputError: as `nlsr`.
@@ -218,11 +223,15 @@ def merged(reference: Factors, target: Factors, masks: Masks, options: NlsrOptio
 def _repaired(source: Source, options: NlsrOptions, linear: Linear) -> Tensor:
     """The target's matrix, as stored, with its factored change replaced by the repaired one."""
     repaired, target = _joined(source, options, linear)
-    if _by_adapters(source, options):
-        # On the base, not on the target: so the edited adapter gives the same, whatever the target's rounding.
-        return source.stored(linear, repaired.product().add_(source.weight("base", linear)).float())
-    change = repaired.product().sub_(target.product())
-    return source.stored(linear, change.add_(source.weight("target", linear)).float())
+    by_adapters = _by_adapters(source, options)
+    # Adapters go on the base, not on the target: so the edited one gives the same, whatever the target's rounding.
+    made = source.weight("base" if by_adapters else "target", linear)
+    for rows in pieces(*made.shape):
+        change = repaired.b[rows] @ repaired.a
+        if not by_adapters:
+            change -= target.b[rows] @ target.a
+        made[rows] = change.add_(made[rows])
+    return source.stored(linear, made)
 
 
 def _joined(source: Source, options: NlsrOptions, linear: Linear) -> tuple[Factors, Factors]:
@@ -243,7 +252,7 @@ def _donor(source: Source, options: NlsrOptions, linear: Linear) -> Factors:
         found = own(source, "donor", linear)
         outputs, inputs = source.shape(linear)
         return found or Factors(torch.zeros(outputs, 0).double(), torch.zeros(0, inputs).double())
-    return factor(difference(source, "donor", linear), options.rank).trimmed()
+    return factor(Weight(source, linear, "donor", "base"), options.rank).trimmed()
 
 
 def _target(source: Source, options: NlsrOptions, linear: Linear, donor: Factors) -> Factors:
@@ -251,7 +260,7 @@ def _target(source: Source, options: NlsrOptions, linear: Linear, donor: Factors
     the donor's."""
     if _by_adapters(source, options):
         return own(source, "target", linear) or Factors(torch.zeros_like(donor.b), torch.zeros_like(donor.a))
-    return aligned(factor(difference(source, "target", linear), donor.rank), donor)
+    return aligned(factor(Weight(source, linear, "target", "base"), donor.rank), donor)
 
 
 def _masks(source: Source, options: NlsrOptions, linear: Linear, donor: Factors) -> Masks:

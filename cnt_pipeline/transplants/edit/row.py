@@ -36,6 +36,7 @@ class EditRow:
     through a study's safety dimensions: its module has `decide(source, options, earlier)`, and its edit takes the masks
     that were decided. `causal` says that the leaderboard also measures the causal effect of its neurons: its edit
     copies whole neurons (`NeuronEdits`), and the target answers once more with their activations taken from the donor.
+    `version` is raised when the edit computes something else: its own steps run again, and no other method's.
     """
 
     name: str
@@ -53,6 +54,7 @@ class EditRow:
     continual: bool = False
     causal: bool = False
     narrowed: Callable[[Any], tuple[str, ...]] | None = None
+    version: int = 1
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_]+", self.name):

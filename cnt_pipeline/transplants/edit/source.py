@@ -5,7 +5,7 @@ matrices) and answers with a recipe for each tensor that it changes; the writer 
 no method holds a checkpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +112,8 @@ class Source:
         Raises:
             InputError: the model has no such tensor.
         """
-        return _read_float32(self.models[model], name)
+        info = self.models[model][name]
+        return _filled(info.shape, lambda begin, end: self.entries(model, name, slice(begin, end)))
 
     def entries(self, model: str, name: str, part: slice) -> Tensor:
         """The entries of a model's tensor from `part.start` to `part.stop`, counted row after row, in float32.
@@ -128,12 +129,41 @@ class Source:
         return (columns, rows) if linear.transposed else (rows, columns)
 
     def weight(self, model: str, linear: Linear) -> Tensor:
-        """The weight of a matrix, `[out, in]` in float32."""
+        """The weight of a matrix, `[out, in]` in float32; its memory is laid out as it is stored."""
         stored = self.tensor(model, linear.tensor)
-        return stored.T.contiguous() if linear.transposed else stored
+        return stored.T if linear.transposed else stored
+
+    def rows(self, model: str, linear: Linear, part: slice) -> Tensor:
+        """The outputs `part.start` to `part.stop` of a matrix, `[outputs, in]` in float32.
+
+        Of a matrix stored `[in, out]` they are columns, for which the whole tensor is passed over.
+        """
+        stored, count = self.models[model][linear.tensor].shape[1], part.stop - part.start
+        if not linear.transposed:
+            found = self.entries(model, linear.tensor, slice(part.start * stored, part.stop * stored))
+            return found.reshape(count, stored)
+        inputs = self.models[model][linear.tensor].shape[0]
+        rows = torch.empty(count, inputs)
+        at_once = max(1, BLOCK // stored)
+        for begin in range(0, inputs, at_once):
+            end = min(begin + at_once, inputs)
+            block = self.entries(model, linear.tensor, slice(begin * stored, end * stored)).reshape(-1, stored)
+            rows[:, begin:end] = block[:, part].T
+        return rows
+
+    def add(self, made: Tensor, model: str, name: str, alpha: float = 1.0) -> Tensor:
+        """`made`, float32 in the layout in which the tensor is stored, plus `alpha` times a model's tensor.
+
+        Overwrites and returns `made`; the tensor is read block by block.
+        """
+        flat = made.view(-1)
+        for begin in range(0, len(flat), BLOCK):
+            part = slice(begin, min(begin + BLOCK, len(flat)))
+            flat[part].add_(self.entries(model, name, part), alpha=alpha)
+        return made
 
     def stored(self, linear: Linear, weight: Tensor) -> Tensor:
-        """`weight` `[out, in]` in the layout in which the matrix is stored."""
+        """`weight` `[out, in]` in the layout in which the matrix is stored; no copy where its memory has it already."""
         return weight.T.contiguous() if linear.transposed else weight
 
     def moments(self, model: str, kind: Kind, linear: Linear) -> Moments:
@@ -150,8 +180,10 @@ class Source:
         Raises:
             InputError: the probe was not run on this model.
         """
-        values = _read_float32(self._measured("saliency", model, kind), linear.tensor)
-        return values.T.contiguous() if linear.transposed else values
+        index = self._measured("saliency", model, kind)
+        name = linear.tensor
+        values = _filled(index[name].shape, lambda begin, end: read_entries(index, name, begin, end))
+        return values.T if linear.transposed else values
 
     def probe(self, probe: str, model: str, kind: Kind | None = None) -> Path:
         """Artifact folder of a probe that was run on a model, of a kind of prompt where that has its own.
@@ -172,14 +204,13 @@ class Source:
         return self._indices[path]
 
 
-def _read_float32(index: CheckpointIndex, name: str) -> Tensor:
-    """A stored tensor in float32, converted block by block, so that no copy in its stored dtype is held beside it."""
-    info = index[name]
-    whole = torch.empty(info.shape)
+def _filled(shape: Sequence[int], read: Callable[[int, int], Tensor]) -> Tensor:
+    """A tensor in float32 of the entries that are read block by block: no copy in their stored dtype is held beside."""
+    whole = torch.empty(tuple(shape))
     flat = whole.view(-1)
-    for begin in range(0, info.count, BLOCK):
-        end = min(begin + BLOCK, info.count)
-        flat[begin:end] = read_entries(index, name, begin, end)
+    for begin in range(0, len(flat), BLOCK):
+        end = min(begin + BLOCK, len(flat))
+        flat[begin:end] = read(begin, end)
     return whole
 
 

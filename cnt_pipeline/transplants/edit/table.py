@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,6 +32,12 @@ class ResolvedEdit:
     def probes(self) -> tuple[str, ...]:
         """What it reads of activations or gradients, as `<probe>/<model>`."""
         return self.row.reads(self.options)
+
+    @property
+    def slice(self) -> dict[str, Any]:
+        """What its fingerprint holds beside its inputs; the method's version from the second on."""
+        version = {"version": self.row.version} if self.row.version > 1 else {}
+        return {"method": self.row.name, "options": self.options.model_dump(mode="json"), "seed": self.seed, **version}
 
 
 def resolve_edits(study: Study) -> tuple[ResolvedEdit, ...]:

@@ -4,6 +4,7 @@ The target is never loaded: every weights file is passed on in one stream, in wh
 at a time, in the order of their bytes, and rounded once to the dtype in which they are stored.
 """
 
+import ctypes
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -187,6 +188,7 @@ class _Cook:
     def _tensor(self, info: TensorInfo) -> Tensor:
         """The cooked tensor, of one row where it has no axis; the one before was dropped with its last block."""
         if self._cooked is None:
+            _give_back()
             with torch.no_grad():
                 cooked = self._edits[info.name]().detach()
             if cooked.dtype != torch.float32:
@@ -199,6 +201,13 @@ class _Cook:
                 )
             self._cooked = cooked
         return self._cooked
+
+
+def _give_back() -> None:
+    """Hand freed memory back to the system: glibc's malloc keeps blocks of up to 32 MB, for every thread."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def verify_unchanged(

@@ -65,11 +65,19 @@ def test_a_method_with_a_causal_effect_adds_what_its_patched_target_says(monkeyp
         "transplants/compared_safety-neurons", "completions/compared_safety-neurons/test",
         "completions/causal_safety-neurons/test",
     }  # fmt: skip
-    assert {key for key in few if few[key] != more[key]} == {LEADERBOARD}
+    assert {key for key in few if few[key] != more[key]} == {LEADERBOARD, LEADERBOARD_PAGE}
     monkeypatch.setitem(EDITS, "safety_neurons", replace(EDITS["safety_neurons"], causal=False))
     plain = by_key("nlsr", "safety_neurons")
     assert set(more) - set(plain) == {"completions/causal_safety-neurons/test"}
     assert {key for key in plain if plain[key] != more[key]} == {"transplants/compared_safety-neurons", LEADERBOARD}
+
+
+def test_another_version_of_a_method_changes_its_own_edit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = by_key("nlsr", "ties")
+    assert "version" not in before["transplants/compared_ties"].slice
+    monkeypatch.setitem(EDITS, "ties", replace(EDITS["ties"], version=2))
+    after = by_key("nlsr", "ties")
+    assert {key for key in before if before[key] != after[key]} == {"transplants/compared_ties"}
 
 
 def test_the_patched_target_reads_both_models_the_neurons_and_the_function_prompts() -> None:

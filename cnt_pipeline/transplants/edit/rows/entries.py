@@ -88,6 +88,7 @@ ROWS = (
     ),
     EditRow(
         name="act_svd",
+        version=2,
         scores="second moment of outputs W C W^T",
         selects="top output directions of safety answers, optionally orthogonal to those of utility",
         edits="copy the donor's component, or remove the target's",

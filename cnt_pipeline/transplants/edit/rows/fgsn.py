@@ -95,6 +95,7 @@ def _read_with_layers(options: FgsnZeroOptions) -> tuple[str, ...]:
 ROWS = (
     EditRow(
         name="fgsn",
+        version=2,
         scores="sum of |W| times input size, harmful and benign",
         selects="rows of the safety layers: top on harmful less top on benign",
         edits="project the fine-tuning difference on the alignment direction",

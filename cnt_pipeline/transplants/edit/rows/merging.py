@@ -159,6 +159,7 @@ ROWS: tuple[EditRow, ...] = (
     ),
     EditRow(
         name="lox",
+        version=2,
         scores="singular values of the alignment difference",
         selects="the leading directions of each matrix",
         edits="adds their part of the difference",
@@ -176,6 +177,7 @@ ROWS: tuple[EditRow, ...] = (
     ),
     EditRow(
         name="lssf",
+        version=2,
         scores="singular values of the safety difference",
         selects="directions up to a share of the spectral entropy",
         edits="adds their part of the difference",
@@ -194,6 +196,7 @@ ROWS: tuple[EditRow, ...] = (
     ),
     EditRow(
         name="safe_lora",
+        version=2,
         scores="cosine of an update and its projection",
         selects="matrices at or below tau, or the least similar",
         edits="projects the update on the alignment difference",

@@ -89,6 +89,7 @@ class NlsrOptions(FactorOptions):
 ROWS: tuple[EditRow, ...] = (
     EditRow(
         name="nlsr",
+        version=2,
         scores="share of a factor's entries in its top output directions on safe answers; cosine to the reference",
         selects="the top fifth of the entries, in the matrices drawn as most damaged",
         edits="takes those entries from the amplified donor",

@@ -1,21 +1,28 @@
-"""How far memory grows while a method makes a checkpoint: `python -m tests.unit.transplants.edit.edit_memory FOLDER`.
+"""How far memory grows while a method makes a checkpoint.
 
-FOLDER holds what `layered` writes. Each case runs in a process of its own, forked from one that has imported all code
-and computed nothing, and is measured as the leaderboard measures its entries. Prints growth in bytes (or the error) by
-case, as JSON.
+`python -m tests.unit.transplants.edit.edit_memory FOLDER TABLE [CASE ...]`: FOLDER holds what `layered` writes, TABLE
+names cases in `TABLES`, which all run where none is named. Each case runs in a process of its own, forked from one that
+has imported all code and computed nothing, and is measured as the leaderboard measures its entries. Prints growth in
+bytes (or the error) by case, as JSON.
 """
 
 import json
 import multiprocessing
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import scipy.optimize  # noqa: F401 (methods import it when they run: its code is no part of what they hold)
+import numpy as np
+import scipy.linalg
+import scipy.optimize  # methods import it when they run: its code is no part of what they hold
 import torch
+from torch import Tensor
 
 from cnt_pipeline.measures.cost import measured
 from cnt_pipeline.models.architecture import read_architecture
@@ -23,12 +30,15 @@ from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.transplants.edit.prompt_rows import read_statistics
 from cnt_pipeline.transplants.edit.row import EditRow
 from cnt_pipeline.transplants.edit.safety_layers import read_gaps
-from cnt_pipeline.transplants.edit.source import Edits, Source
+from cnt_pipeline.transplants.edit.source import Edits, Linear, Source
 from cnt_pipeline.transplants.edit.table import EDITS
 from cnt_pipeline.transplants.edit.write import verify_unchanged, write_edited
 
+Case = tuple[str, dict[str, Any]]
+"""A row's name and options."""
 HOARDER = "a method that holds all weights"
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+DENSE = "a method that decomposes a whole matrix in float64"
+OPTIONS: dict[str, Case] = {
     "task_arithmetic, all tensors": ("task_arithmetic", {"tensors": "all", "density": 0.5, "rescale": "l1"}),
     "ties, all tensors": ("ties", {"tensors": "all"}),
     "dare, all tensors": ("dare", {"tensors": "all", "majority_sign_method": "count"}),
@@ -39,7 +49,27 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """Cases beside every row with its defaults: choices that read more."""
 CHANGED: dict[str, dict[str, Any]] = {"nlsr": {"rank": 16}, "safe_lora": {"tau": 1.0}}
 """Rows whose defaults take long, or choose no matrix of these models."""
-CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, CHANGED.get(name, {})) for name in EDITS} | OPTIONS
+CASES: dict[str, Case] = {name: (name, CHANGED.get(name, {})) for name in EDITS} | OPTIONS
+ONE = {"layers": [0]}
+"""The safety layers of a model that has a single layer."""
+WIDE_CASES: dict[str, Case] = {name: (name, CHANGED.get(name, {})) for name in EDITS if not name.startswith("fgsn")} | {
+    "nlsr": ("nlsr", {"keep_low": 0.0, "keep_high": 0.0}),
+    "fgsn": ("fgsn", ONE),
+    "fgsn_zero": ("fgsn_zero", ONE),
+    "fgsn, full": ("fgsn", {"form": "full", **ONE}),
+    "fgsn, rank 32": ("fgsn", {"rank": 32, **ONE}),
+    "fgsn, projector": ("fgsn", {"scale": "projector", **ONE}),
+    "safe_lora, rank 32": ("safe_lora", {"tau": 1.0, "rank": 32}),
+    "safe_lora, orthogonal": ("safe_lora", {"tau": 1.0, "projector": "orthogonal"}),
+    "act_svd, orthogonal": ("act_svd", {"directions": "orthogonal"}),
+    "set_difference, snip": ("set_difference", {"score": "snip"}),
+    "antidote, whole matrix": ("antidote", {"group": "matrix"}),
+    "safe_patching, drawn": ("safe_patching", {"retain": 0.5, "group": "row"}),
+    "task_arithmetic, l1": ("task_arithmetic", {"density": 0.5, "rescale": "l1"}),
+}
+"""Cases of a model of one layer, whose matrices are its largest tensors: every row, and choices that hold more."""
+TABLES = {"layered": (CASES, HOARDER), "wide": (WIDE_CASES, DENSE)}
+"""By name: cases, and the control that no method may be like."""
 
 
 def method_of(row: EditRow) -> Callable[[Source, Any, int], Edits]:
@@ -55,13 +85,28 @@ def hoarder(source: Source, options: Any, seed: int) -> Edits:
     return {name: lambda name=name: held[name] * 2 for name in held}  # type: ignore[misc]
 
 
-def growth(root: Path, probes: dict[str, str], case: str) -> int:
+def dense(source: Source, options: Any, seed: int) -> Edits:
+    """What no method may do either: the leading part of a difference, all of it converted at once."""
+
+    def edit(linear: Linear) -> Tensor:
+        matrix = source.weight("donor", linear) - source.weight("target", linear)
+        wide = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix).double()
+        kept = torch.linalg.eigh(wide @ wide.T)[1][:, -6:]
+        part = kept @ (kept.T @ wide)
+        part = part.T if matrix.shape[0] > matrix.shape[1] else part
+        return source.stored(linear, source.weight("target", linear) + part.float())
+
+    return {linear.tensor: partial(edit, linear) for linear in source.linears if "down" in linear.families}
+
+
+def growth(root: Path, probes: dict[str, str], table: str, case: str) -> int:
     """Bytes by which memory grew from before the models were opened to the checkpoint's proof."""
     _load_libraries(probes)
-    if case == HOARDER:
-        edit, options, needs, read = hoarder, None, (), ()
+    cases, _ = TABLES[table]
+    if case in CONTROLS:
+        edit, options, needs, read = CONTROLS[case], None, (), ()
     else:
-        name, changes = CASES[case]
+        name, changes = cases[case]
         row = EDITS[name]
         options = row.options.model_validate(changes)
         edit, needs, read = method_of(row), row.needs, row.reads(options)
@@ -76,6 +121,9 @@ def growth(root: Path, probes: dict[str, str], case: str) -> int:
     return cost.peak_memory
 
 
+CONTROLS = {HOARDER: hoarder, DENSE: dense}
+
+
 def _load_libraries(probes: dict[str, str]) -> None:
     """Run once what loads code or takes working space on its first use, which is no part of what a method holds."""
     torch.set_num_threads(1)
@@ -84,23 +132,35 @@ def _load_libraries(probes: dict[str, str]) -> None:
         wide @ wide
     some = torch.eye(9, dtype=torch.float64)
     torch.linalg.eigh(some @ some), torch.linalg.svd(some), torch.linalg.qr(some)
+    scipy.linalg.eigh(np.eye(900))
     read_gaps(Path(probes["hidden_state/donor"]))
     read_statistics(Path(probes["hidden_state/donor"]), ["hidden"], ["function"])
 
 
-def main(root: Path) -> None:
+def measure(root: Path, table: str, *cases: str) -> dict[str, int | str]:
+    """Growth in bytes (or the error) by case, of a whole table where none is named, from a process of its own."""
+    command = [sys.executable, "-m", "tests.unit.transplants.edit.edit_memory", str(root), table, *cases]
+    # One thread everywhere: a fork takes none of its parent's along.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone).stdout
+    found: dict[str, int | str] = json.loads(said)
+    return found
+
+
+def main(root: Path, table: str, chosen: Sequence[str] = ()) -> None:
     probes = json.loads((root / "probes.json").read_text())
     found: dict[str, int | str] = {}
     for row in EDITS.values():
         method_of(row)
-    for case in (*CASES, HOARDER):
+    cases, control = TABLES[table]
+    for case in chosen or (*cases, control):
         with multiprocessing.get_context("fork").Pool(1) as pool:
             try:
-                found[case] = pool.apply(growth, (root, probes, case))
+                found[case] = pool.apply(growth, (root, probes, table, case))
             except Exception as error:  # noqa: BLE001 (a case that fails is reported as its own)
                 found[case] = repr(error)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

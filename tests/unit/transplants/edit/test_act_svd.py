@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from cnt_pipeline.transplants.edit.act_svd import act_svd, output_directions
+from cnt_pipeline.transplants.edit.act_svd import act_svd, weight_directions
 from cnt_pipeline.transplants.edit.rows.entries import ActSvdOptions
 from cnt_pipeline.transplants.edit.source import Source
 
@@ -87,6 +87,11 @@ def test_what_is_removed_orthogonally_leaves_outputs_along_utility_directions_al
         change = oriented(source, found[name]().numpy())[rows] - target
         assert np.linalg.norm(utility @ change) <= 1e-5 * np.linalg.norm(target)
         assert np.linalg.norm(change) > 1e-3 * np.linalg.norm(target)
+
+
+def output_directions(outputs: torch.Tensor, share: float) -> torch.Tensor:
+    """Directions of a matrix whose inputs are uncorrelated and of one size: those of its singular values."""
+    return weight_directions(outputs, torch.eye(outputs.shape[1]), share)
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])

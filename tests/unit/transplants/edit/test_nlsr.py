@@ -15,7 +15,7 @@ from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from cnt_pipeline.errors import InputError
-from cnt_pipeline.transplants.edit import moments
+from cnt_pipeline.transplants.edit import blockwise
 from cnt_pipeline.transplants.edit import nlsr as module
 from cnt_pipeline.transplants.edit.lora_factors import Factors
 from cnt_pipeline.transplants.edit.nlsr import (
@@ -51,10 +51,10 @@ class Weights(Source):
         self.given = given
         self.read: list[str] = []
 
-    def tensor(self, model: str, name: str) -> Tensor:
+    def entries(self, model: str, name: str, part: slice) -> Tensor:
         self.read.append(name)
         given = self.given.get((model, name))
-        return super().tensor(model, name) if given is None else given
+        return super().entries(model, name, part) if given is None else given.reshape(-1)[part].clone()
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,8 @@ def test_masks_depend_on_what_the_inputs_are() -> None:
 
 def test_the_size_of_blocks_changes_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = critical_entries(*drawn_factors(), NlsrOptions())
-    monkeypatch.setattr(moments, "BLOCK", 7)
+    monkeypatch.setattr(blockwise, "ROWS", 7)
+    monkeypatch.setattr(blockwise, "HELD", 50)
     blocks = critical_entries(*drawn_factors(), NlsrOptions())
     assert torch.equal(whole.a, blocks.a)
     assert torch.equal(whole.b, blocks.b)

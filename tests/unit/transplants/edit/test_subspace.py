@@ -8,10 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from cnt_pipeline.transplants.edit import blockwise
 from cnt_pipeline.transplants.edit.rows.merging import LoxOptions, LssfOptions, SafeLoraOptions
 from cnt_pipeline.transplants.edit.source import Linear, Source
 from cnt_pipeline.transplants.edit.subspace import (
-    cosine_of,
     entropy_rank,
     leading_part,
     lox,
@@ -128,9 +128,9 @@ def test_the_entropy_rank_of_small_spectra(spectrum: list[float], share: float, 
 def test_a_matrix_of_low_rank_is_its_own_leading_part(shape: tuple[int, int]) -> None:
     lot = torch.Generator().manual_seed(3)
     matrix = torch.randn(shape[0], 4, generator=lot) @ torch.randn(4, shape[1], generator=lot)
-    assert torch.linalg.norm(leading_part(matrix, lambda _: 4) - matrix) <= 1e-6 * torch.linalg.norm(matrix)
-    assert torch.linalg.norm(leading_part(matrix, lambda _: 3) - matrix) >= 1e-2 * torch.linalg.norm(matrix)
-    assert not leading_part(torch.zeros(shape), lambda _: 4).any()
+    assert torch.linalg.norm(leading_part(matrix, 4) - matrix) <= 1e-6 * torch.linalg.norm(matrix)
+    assert torch.linalg.norm(leading_part(matrix, 3) - matrix) >= 1e-2 * torch.linalg.norm(matrix)
+    assert not leading_part(torch.zeros(shape), 4).any()
 
 
 def test_the_entropy_of_one_direction_keeps_that_direction() -> None:
@@ -223,13 +223,34 @@ def test_matrices_without_an_update_or_without_alignment_stay(source: Source) ->
     assert not safe_lora(with_models(source, target="base"), SafeLoraOptions(tau=1.0, start="base"), 0)
 
 
-def test_an_update_outside_the_kept_subspace_is_undone() -> None:
-    alignment, update = torch.zeros(4, 3), torch.zeros(4, 3)
+@pytest.mark.parametrize("width", [3, 9])
+@pytest.mark.parametrize("projector", ["paper", "orthogonal"])
+def test_an_update_outside_the_kept_subspace_is_undone(projector: str, width: int) -> None:
+    alignment, update = torch.zeros(4, width), torch.zeros(4, width)
     alignment[0], update[2] = 1.0, 5.0
-    for projector in ("paper", "orthogonal"):
-        projected = project(update, alignment, SafeLoraOptions.model_validate({"projector": projector}))
-        assert not projected.any()
-        assert cosine_of(update, projected) == 0.0
+    projected, cosine = project(
+        lambda: update.clone(), alignment, SafeLoraOptions.model_validate({"projector": projector})
+    )
+    assert not projected.any()
+    assert cosine == 0.0
+    assert project(lambda: update.clone(), torch.zeros(4, width), SafeLoraOptions())[1] is None
+    assert project(lambda: torch.zeros(4, width), alignment, SafeLoraOptions())[1] is None
+
+
+@pytest.mark.parametrize("settings", [*PROJECTIONS, {"projector": "orthogonal", "rank": 3}], ids=str)
+def test_the_size_of_blocks_changes_results_by_rounding_alone(
+    source: Source, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SafeLoraOptions.model_validate({**settings, "tau": 1.0})
+
+    def made() -> dict[str, torch.Tensor]:
+        methods = (lox(source, LoxOptions(), 0), lssf(source, LssfOptions(), 0), safe_lora(source, options, 0))
+        return {f"{number} {name}": cook() for number, edits in enumerate(methods) for name, cook in edits.items()}
+
+    whole = made()
+    monkeypatch.setattr(blockwise, "HELD", 100)
+    blocks = made()
+    assert all(torch.allclose(blocks[name], whole[name], rtol=1e-6, atol=1e-7) for name in whole)
 
 
 def test_seeds_do_not_matter_and_thunks_repeat(source: Source) -> None:
