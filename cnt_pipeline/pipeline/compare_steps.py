@@ -121,8 +121,8 @@ def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Ite
     said = {
         **{subject: said_by(subject, "test") for subject in ("target", "donor", "transplant")},
         **{f"{PREFIX}{edit.key}": said_by(f"{PREFIX}{edit.key}", "test") for edit in edits},
-        **{f"{CAUSAL}{key}": said_by(f"{CAUSAL}{key}", "test", *METRICS[metrics[0]].kinds) for key in causal},
     }
+    patched = {f"{CAUSAL}{key}": said_by(f"{CAUSAL}{key}", "test", *METRICS[metrics[0]].kinds) for key in causal}
     yield Step(
         LEADERBOARD,
         "evaluations.leaderboard",
@@ -141,6 +141,7 @@ def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Ite
         {
             "prompts": prompts_of("test"),
             **said,
+            **patched,
             "selection": Input("transplants/selection", ("plan.parquet", "selection.json")),
             "checkpoint": Input("transplants/checkpoint", ("verification.json",)),
             **{f"edit_{edit.key}": Input(f"transplants/{PREFIX}{edit.key}", (EDITED, COST)) for edit in edits},
