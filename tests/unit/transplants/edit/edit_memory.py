@@ -68,6 +68,8 @@ WIDE_CASES: dict[str, Case] = {name: (name, CHANGED.get(name, {})) for name in E
     "task_arithmetic, l1": ("task_arithmetic", {"density": 0.5, "rescale": "l1"}),
 }
 """Cases of a model of one layer, whose matrices are its largest tensors: every row, and choices that hold more."""
+FORKS, LONGEST = 3, 60
+"""A fork may come with a lock of some library that nobody is left to release: after so many seconds another is made."""
 TABLES = {"layered": (CASES, HOARDER), "wide": (WIDE_CASES, DENSE)}
 """By name: cases, and the control that no method may be like."""
 
@@ -154,11 +156,15 @@ def main(root: Path, table: str, chosen: Sequence[str] = ()) -> None:
         method_of(row)
     cases, control = TABLES[table]
     for case in chosen or (*cases, control):
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            try:
-                found[case] = pool.apply(growth, (root, probes, table, case))
-            except Exception as error:  # noqa: BLE001 (a case that fails is reported as its own)
-                found[case] = repr(error)
+        for _ in range(FORKS):
+            with multiprocessing.get_context("fork").Pool(1) as pool:
+                try:
+                    found[case] = pool.apply_async(growth, (root, probes, table, case)).get(LONGEST)
+                    break
+                except Exception as error:  # noqa: BLE001 (a case that fails is reported as its own)
+                    found[case] = repr(error)
+                    if not isinstance(error, multiprocessing.TimeoutError):
+                        break
     print(json.dumps(found))
 
 

@@ -18,9 +18,12 @@ AT_RISK = (
 )  # fmt: skip
 """What decomposes, multiplies, ranks or measures a whole matrix."""
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc, which only Linux has"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc, which only Linux has"
+    ),
+    pytest.mark.timeout(900),  # a table's cases are all measured by its first test
+]
 
 
 class Measured:
