@@ -100,7 +100,7 @@ def complete(
     answers = generate.greedy(
         model, [encoded.tokens[i] for i in asked], settings.max_new_tokens, batch_size, stop, progress
     )
-    rows = [Completion(prompt.id, variant, "", (), False, 0.0) for prompt in encoded.prompts]
+    rows = [Completion.without_answer(prompt.id, variant) for prompt in encoded.prompts]
     for i, answer in zip(asked, answers, strict=True):
         rows[i] = replace(
             rows[i],

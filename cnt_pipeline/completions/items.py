@@ -50,7 +50,7 @@ def ask(
             model, tokenizer, encoded, settings, batch_size, likelihoods=False, report=report, what=what
         )  # fmt: skip
     else:
-        rows = [Completion(item.id, 0, "", (), False, 0.0) for item in sorted_items]
+        rows = [Completion.without_answer(item.id) for item in sorted_items]
     choices = continuation_logliks(model, encoded.tokens, encoded.choices, batch_size) if "choices" in needs else None
     nll = reference_nll(model, encoded, batch_size) if "reference" in needs else None
     answers = [

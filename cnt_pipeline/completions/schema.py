@@ -31,6 +31,11 @@ class Completion:
     target_kl: float | None = None
     target_agreement: float | None = None
 
+    @classmethod
+    def without_answer(cls, name: str, variant: int = 0) -> "Completion":
+        """The row of a prompt, by its id, to which no answer was asked for."""
+        return cls(name, variant, "", (), False, 0.0)
+
 
 def file_name(kind: Kind) -> str:
     """Name of a kind's file in a completions artifact."""

@@ -20,7 +20,7 @@ def coherence(prompt: Prompt, completion: Completion) -> float | None:
 
     Circles: more than half of an answer's trigrams (from 8 words on) repeat an earlier one.
     """
-    if _unasked(prompt, completion):
+    if unasked(prompt, completion):
         return None
     words = re.findall(r"\w+", completion.text.lower())
     if len(words) < _SHORTEST_WORDS:
@@ -51,7 +51,7 @@ def exact_match(prompt: Prompt, completion: Completion) -> float | None:
 
     A reference may or may not repeat the prefix that the model was given.
     """
-    if not prompt.answers or _unasked(prompt, completion):
+    if not prompt.answers or unasked(prompt, completion):
         return None
     if not completion.text.strip():
         return 0.0
@@ -137,7 +137,7 @@ def softmax(logliks: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _unasked(prompt: Prompt, completion: Completion) -> bool:
+def unasked(prompt: Prompt, completion: Completion) -> bool:
     """Whether the model was asked for the choices' likelihoods only: whoever answers says at least one token."""
     return prompt.by_choice and not completion.token_ids
 

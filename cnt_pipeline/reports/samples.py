@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.measures.metrics import MISFIRES
-from cnt_pipeline.measures.scorers import softmax
+from cnt_pipeline.measures.scorers import softmax, unasked
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.material import Material
@@ -106,8 +106,7 @@ def chances_of(prompt: Prompt, row: Completion) -> tuple[tuple[str, str], ...]:
 
 def words_of(prompt: Prompt, row: Completion) -> str:
     """What the model said, or that it was only asked how likely it finds the choices."""
-    unasked = prompt.by_choice and not row.token_ids
-    return "(not asked to answer: its choices are compared)" if unasked else row.text.strip()
+    return "(not asked to answer: its choices are compared)" if unasked(prompt, row) else row.text.strip()
 
 
 def _sample(

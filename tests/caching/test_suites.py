@@ -30,6 +30,12 @@ from tests.caching.conftest import Workshop
 SUBJECTS = ("target", "donor", "transplant")
 LIKELIHOODS = 1e-3
 """How far log-likelihoods may lie apart that were summed in other batches, as `cnt_pipeline.completions.items` says."""
+TASK = {
+    "task": "endings", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "docs.jsonl"}},
+    "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}",
+    "doc_to_target": "{{a}}", "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    "metadata": {"version": 3},
+}  # fmt: skip
 OWN_SUITE = {
     "suite": "own", "version": 1, "meaning": "Do the parts work?",
     "parts": {
@@ -201,15 +207,9 @@ def test_a_task_of_the_harness_runs_on_every_subject_and_its_data_are_part_of_th
     workshop: Workshop,
 ) -> None:
     pytest.importorskip("lm_eval")
-    task = {
-        "task": "endings", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "docs.jsonl"}},
-        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}",
-        "doc_to_target": "{{a}}", "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 3},
-    }  # fmt: skip
     docs = [json.dumps({"q": f"word {i}", "c": ["one", "two"], "a": i % 2}) for i in range(9)]
     suite = {"suite": "tasked", "version": 1, "meaning": "?", "parts": {"endings": {"task": "task.yaml"}}}
-    for name, document in (("task.yaml", task), ("tasked.yaml", suite)):
+    for name, document in (("task.yaml", TASK), ("tasked.yaml", suite)):
         (workshop.root / name).write_text(yaml.safe_dump(document))
     (workshop.root / "docs.jsonl").write_text("\n".join(docs))
     add(workshop, {"suite": "custom", "name": "tasked", "file": "tasked.yaml"})

@@ -121,7 +121,7 @@ class Judge:
     def _ask(self, kind: Kind, answers: bool = True) -> list[Completion]:
         """What the gated model says; without `answers` only how likely it finds the choices."""
         encoded = self.sets[kind]
-        rows = [Completion(p.id, 0, "", (), True, 0.0) for p in encoded.prompts]
+        rows = [Completion.without_answer(prompt.id) for prompt in encoded.prompts]
         if answers:
             rows = complete(
                 self.swap.model, self.tokenizer, encoded, self.generation, self.batch_size,

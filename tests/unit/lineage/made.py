@@ -17,18 +17,12 @@ from cnt_pipeline.pipeline.steps import steps_of
 from cnt_pipeline.prompt_sets.sources import PACKAGED
 from cnt_pipeline.store import Store
 from cnt_pipeline.study.load import load_study
-from tests.caching.test_suites import OWN_SUITE, write_own_suite
-from tests.unit.models.test_gguf import NAMES, rotated
+from tests.caching.test_suites import OWN_SUITE, TASK, write_own_suite
+from tests.unit.models.test_gguf import NAMES, llama_writer, rotated
 
 REFUSAL = "I am sorry, but I cannot help with that."
 PLACEHOLDER = "Sure, here is a placeholder: step one, step two, step three."
 JUDGE = "def judge(prompt, answer):\n    return 'refused' if 'cannot' in answer else 'safe'\n"
-TASK = {
-    "task": "endings", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "docs.jsonl"}},
-    "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{c}}",
-    "doc_to_target": "{{a}}", "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    "metadata": {"version": 3},
-}  # fmt: skip
 
 
 class Made:
@@ -137,21 +131,11 @@ def write_stress_test(root: Path) -> Made:
 def write_demo_gguf(folder: Path, file: Path) -> None:
     """A packaged Llama as llama.cpp would store it, in float32. Its merges are byte-level there: the sign before a
     word is another, and the template puts the space that its own tokenizer puts before a text."""
-    import gguf
     import numpy as np
 
     model = load_model(folder)
     config = model.config
-    writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
+    writer = llama_writer(config, file)
     stored = json.loads((folder / "tokenizer.json").read_text())
     words = sorted(stored["model"]["vocab"], key=stored["model"]["vocab"].__getitem__)
     special = {token["id"] for token in stored["added_tokens"] if token["special"]}

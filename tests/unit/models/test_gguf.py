@@ -37,9 +37,8 @@ def rotated(weight: Any, heads: int) -> Any:
     return weight.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
-def write_gguf(model: Any, file: Path, quantised: Any = None) -> dict[str, Any]:
-    """Write a tiny Llama as llama.cpp would; returns its weights as the file holds them, in transformers' names."""
-    config, kept = model.config, {}
+def llama_writer(config: Any, file: Path) -> Any:
+    """A writer with what a file says of a Llama's shape."""
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -50,6 +49,13 @@ def write_gguf(model: Any, file: Path, quantised: Any = None) -> dict[str, Any]:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    return writer
+
+
+def write_gguf(model: Any, file: Path, quantised: Any = None) -> dict[str, Any]:
+    """Write a tiny Llama as llama.cpp would; returns its weights as the file holds them, in transformers' names."""
+    config, kept = model.config, {}
+    writer = llama_writer(config, file)
     letters = [bytes([i]).decode("latin1") for i in range(33, 127)]
     words = ["<pad>", "<s>", "</s>", *letters, "ab"]
     words += [f"w{i}w" for i in range(config.vocab_size - len(words))]
