@@ -1,9 +1,9 @@
 """How far memory grows while a method makes a checkpoint.
 
-`python -m tests.unit.transplants.edit.edit_memory FOLDER TABLE [CASE ...]`: FOLDER holds what `layered` writes, TABLE
-names cases in `TABLES`, which all run where none is named. Each case runs in a process of its own, forked from one that
-has imported all code and computed nothing, and is measured as the leaderboard measures its entries. Prints growth in
-bytes (or the error) by case, as JSON.
+`python -m tests.unit.transplants.edit.edit_memory FOLDER TABLE CASE ...`: FOLDER holds what `layered` writes, the
+cases are of a table in `TABLES`. Each runs in a process of its own, forked from one that has imported all code and
+computed nothing, and is measured as the leaderboard measures its entries. Prints growth in bytes (or the error) by
+case, as JSON.
 """
 
 import json
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -70,6 +71,15 @@ WIDE_CASES: dict[str, Case] = {name: (name, CHANGED.get(name, {})) for name in E
 """Cases of a model of one layer, whose matrices are its largest tensors: every row, and choices that hold more."""
 FORKS, LONGEST = 3, 60
 """A fork may come with a lock of some library that nobody is left to release: after so many seconds another is made."""
+ALONE = {
+    # One thread everywhere: a fork takes none of its parent's along.
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+    # Freed memory goes back at once. What allocators keep in reserve is 100 MB one time and 200 the next; it would be
+    # counted as a method's own where it came, and hide what a method holds where it was there before.
+    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072",
+    "ARROW_DEFAULT_MEMORY_POOL": "system", "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
+}  # fmt: skip
+"""Settings of the process that measures."""
 TABLES = {"layered": (CASES, HOARDER), "wide": (WIDE_CASES, DENSE)}
 """By name: cases, and the control that no method may be like."""
 
@@ -139,23 +149,29 @@ def _load_libraries(probes: dict[str, str]) -> None:
     read_statistics(Path(probes["hidden_state/donor"]), ["hidden"], ["function"])
 
 
-def measure(root: Path, table: str, *cases: str) -> dict[str, int | str]:
-    """Growth in bytes (or the error) by case, of a whole table where none is named, from a process of its own."""
+def measure(root: Path, table: str, *chosen: str) -> dict[str, int | str]:
+    """Growth in bytes (or the error) by case, of a whole table where none is named, from two processes at a time."""
+    cases, control = TABLES[table]
+    names = chosen or (*cases, control)
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(partial(_measure, root, table), [half for half in (names[::2], names[1::2]) if half])
+        return {case: grown for half in found for case, grown in half.items()}
+
+
+def _measure(root: Path, table: str, cases: Sequence[str]) -> dict[str, int | str]:
+    """Cases one after the other, from a process of its own."""
     command = [sys.executable, "-m", "tests.unit.transplants.edit.edit_memory", str(root), table, *cases]
-    # One thread everywhere: a fork takes none of its parent's along.
-    alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone).stdout
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ALONE}).stdout
     found: dict[str, int | str] = json.loads(said)
     return found
 
 
-def main(root: Path, table: str, chosen: Sequence[str] = ()) -> None:
+def main(root: Path, table: str, cases: Sequence[str]) -> None:
     probes = json.loads((root / "probes.json").read_text())
     found: dict[str, int | str] = {}
     for row in EDITS.values():
         method_of(row)
-    cases, control = TABLES[table]
-    for case in chosen or (*cases, control):
+    for case in cases:
         for _ in range(FORKS):
             with multiprocessing.get_context("fork").Pool(1) as pool:
                 try:
