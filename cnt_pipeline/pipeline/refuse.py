@@ -4,7 +4,7 @@ headers alone."""
 from collections.abc import Mapping
 from pathlib import Path
 
-from cnt_pipeline.errors import StudyError
+from cnt_pipeline.errors import InputError, StudyError
 from cnt_pipeline.evaluations.suite_table import resolve_suites
 from cnt_pipeline.evaluations.task_files import task_sources
 from cnt_pipeline.measures.judges.build import refuse_unusable
@@ -13,8 +13,9 @@ from cnt_pipeline.models.architecture import Architecture, read_architecture
 from cnt_pipeline.models.sources import resolve_gguf, resolve_model
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.pipeline.places import folder_of
+from cnt_pipeline.prompt_sets.sources import locate
 from cnt_pipeline.store import Artifact
-from cnt_pipeline.study.schema import AdapterSource, LoraSft, ModelSource, Study
+from cnt_pipeline.study.schema import AdapterSource, LoraSft, ModelSource, PromptSource, Study
 
 
 def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = None) -> None:
@@ -25,7 +26,8 @@ def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = N
         StudyError: two models are one folder or file, or `method.families` or a recipe's `modules` name a family that
             the model has not.
         InputError: a model cannot be found or read, an adapter is none that can be merged into its base, a judge's
-            model, template or function is not there, or a suite's task file is no task.
+            model, template or function is not there, a suite's task file is no task, or the file or package of its
+            prompts is not there.
     """
     named = study.models.named()
     places = {name: place_of(model) for name, model in named.items() if isinstance(model, ModelSource)}
@@ -46,6 +48,9 @@ def refuse_impossible(study: Study, artifacts: Mapping[str, Artifact] | None = N
     for suite in resolve_suites(study):
         for part in suite.tasks:
             list(task_sources(part.part))
+        for part in suite.asked:
+            if part.source is not None and not part.source.hub:
+                _refuse_absent(part.source, f"{study.file}:suites.{suite.key}.{part.name}")
     if study.method.families is not None:
         architecture = architecture_of(study, "target", artifacts or {})
         if architecture is not None:
@@ -59,6 +64,13 @@ def place_of(source: ModelSource) -> Path:
         InputError: it cannot be found.
     """
     return (resolve_gguf(source) if source.is_gguf else resolve_model(source)).resolve()
+
+
+def _refuse_absent(source: PromptSource, place: str) -> None:
+    try:
+        locate(source)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def _refuse_adapter(study: Study, name: str, source: AdapterSource, artifacts: Mapping[str, Artifact]) -> None:

