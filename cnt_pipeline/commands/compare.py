@@ -53,7 +53,7 @@ def _take(study: Study, store: Store) -> tuple[dict[str, Any], str]:
     """The leaderboard's document, with that of the safety dimensions where there are some, and the path of its page."""
     refuse_impossible(study)
     steps = needed_for([LEADERBOARD_PAGE], steps_of(study))
-    with RunDisplay(err(), len(steps)) as display:
+    with RunDisplay(err(), steps) as display:
         chain = Chain(study, store, display, steps)
         for step in steps:
             chain.take(step.key)

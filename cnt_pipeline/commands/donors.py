@@ -58,7 +58,7 @@ def _worth(row: DonorRow) -> tuple[float, float]:
 def _take_what_all_share(study: Study, store: Store, budget: float) -> None:
     """The target and the prompts: what is wrong with them is wrong for every donor, and said once."""
     steps = needed_for(("models/target", "prompt_sets/roles"), steps_of_donor(study, budget))
-    with RunDisplay(err(), len(steps)) as display:
+    with RunDisplay(err(), steps) as display:
         chain = Chain(study, store, display, steps)
         for step in steps:
             chain.take(step.key)
@@ -71,7 +71,7 @@ def _evaluate(study: Study, name: str, store: Store, budget: float) -> tuple[Don
         candidate = as_donor(study, name)
         refuse_impossible(candidate)
         steps = steps_of_donor(candidate, budget)
-        with RunDisplay(err(), len(steps)) as display:
+        with RunDisplay(err(), steps) as display:
             chain = Chain(candidate, store, display, steps)
             first = needed_for(ASKED, steps)
             for step in first:

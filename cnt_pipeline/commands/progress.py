@@ -1,5 +1,6 @@
 """A run as it is watched: live bars on a terminal, a line per finished step elsewhere. Always on standard error."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -26,12 +27,13 @@ _REMEMBERED_SECONDS = 600.0
 
 
 class RunDisplay:
-    """A `cnt_pipeline.pipeline.chain.Watcher` that remembers what was taken."""
+    """A `cnt_pipeline.pipeline.chain.Watcher` of `steps` that remembers what was taken."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: Sequence[Step]) -> None:
         self.taken: list[Taken] = []
         self._console = console
-        self._steps = steps
+        self._steps = len(steps)
+        self._width = max((len(step.key) for step in steps), default=0)
         self._bars: Progress | None = None
         self._whole: TaskID | None = None
         self._part: TaskID | None = None
@@ -79,7 +81,7 @@ class RunDisplay:
         state = "hit" if taken.built.hit else "built"
         line = Text.assemble(
             (f"{state:<5}", STYLES[state]),
-            f"  {taken.step.key:<40} {seconds_text(taken.built.seconds):>10}",
+            f"  {taken.step.key:<{self._width}} {seconds_text(taken.built.seconds):>10}",
             ("" if taken.built.hit else f"  {taken.why}", "dim"),
         )
         self._console.print(line, overflow="ellipsis", no_wrap=True)

@@ -37,7 +37,7 @@ def replay_bundle(path: Path, store: str | None, as_json: bool) -> int:
     for stage, version in sorted({(each.stage, each.stage_version) for each in manifests.values()}):
         if version != VERSIONS.get(stage):
             err().print(f"{stage} was version {version} and is {VERSIONS.get(stage)} here: results may differ")
-    with RunDisplay(err(), len(replay.steps)) as display:
+    with RunDisplay(err(), replay.steps) as display:
         steps = list(replay.take(display))
     document = ReplayDocument(
         study=bundle.index.study,

@@ -46,7 +46,7 @@ def run_study(path: Path, store: str | None, as_json: bool) -> int:
     if not as_json:
         print_plan(plan_document(study, opened, planned))
         out().print()
-    with RunDisplay(err(), len(planned)) as display:
+    with RunDisplay(err(), [each.step for each in planned]) as display:
         from assets.in_process import materialize_study
 
         materialize_study(study, opened.url, dagster_home(), display)

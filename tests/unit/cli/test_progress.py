@@ -13,7 +13,7 @@ from cnt_pipeline.pipeline.step import Step
 def test_a_training_shows_how_many_steps_are_left_and_for_how_long() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     step = Step("models/donor", "models.fine_tune", {})
-    with RunDisplay(console, 4) as display:
+    with RunDisplay(console, [step]) as display:
         display.started(step)
         display.progress(step, "the base answers the lessons' prompts", 8, 8)
         display.progress(step, "training the donor", 0, 100)
@@ -32,7 +32,7 @@ def test_the_estimate_outlives_a_step_of_a_minute() -> None:
     now = 0.0
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     step = Step("models/donor", "models.fine_tune", {})
-    with RunDisplay(console, 4) as display:
+    with RunDisplay(console, [step]) as display:
         assert display._bars is not None
         display._bars.get_time = lambda: now
         display.started(step)
