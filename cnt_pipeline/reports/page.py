@@ -12,7 +12,7 @@ from cnt_pipeline.reports.certainty import certainty_rows
 from cnt_pipeline.reports.every import browser
 from cnt_pipeline.reports.judges import disagreements, judge_notes, judged_tables, phrase_agreement_sentence
 from cnt_pipeline.reports.links import Links
-from cnt_pipeline.reports.material import Material
+from cnt_pipeline.reports.material import Material, Model
 from cnt_pipeline.reports.samples import choose_samples
 from cnt_pipeline.reports.stability import stability_sentence
 from cnt_pipeline.reports.suites import suite_blocks
@@ -114,10 +114,15 @@ def _headline(material: Material) -> str:
     target, transplant, donor = (values.get(s, "not judged") for s in ("target", "transplant", "donor"))
     return (
         f"{how} {words.number(chosen['neurons'])} neurons ({words.share(chosen['share'])} of all parameters) "
-        f"from the donor {material.donor.name} into the target {material.target.name} brings "
+        f"from {_called('donor', material.donor)} into {_called('target', material.target)} brings "
         f"{words.metric_name(material.metric)} from {target} to {transplant}; the whole donor has {donor}. "
         f"That is {words.percent(material.verdict['recovery'])} of the way."
     )
+
+
+def _called(role: str, model: Model) -> str:
+    """A model by its role and name; one that the study makes has its role for a name."""
+    return f"the {role}" if model.name == role else f"the {role} {model.name}"
 
 
 def _amplitude(material: Material) -> str:

@@ -70,6 +70,11 @@ def test_the_page_says_verdict_figures_and_fingerprints(make_material: MakeMater
     assert "✓ pass" in page and "✗ fail" not in page
 
 
+def test_a_donor_that_the_study_makes_is_not_called_twice(make_material: MakeMaterial, tmp_path: Path) -> None:
+    page, _ = written(make_material(donor=Model("donor", "a recipe", make_material().donor.facts)), tmp_path)
+    assert "from the donor into the target helpful brings" in page.replace("\u00a0", " ")
+
+
 def test_the_page_is_well_formed_and_its_links_lead_somewhere(make_material: MakeMaterial, tmp_path: Path) -> None:
     tags = parsed(written(make_material(), tmp_path)[0])
     assert tags.open == [] and tags.misplaced == []
