@@ -76,7 +76,10 @@ def _batch(
     for row, text in enumerate(texts):
         ids[row, : len(text)], mask[row, : len(text)] = torch.tensor(text, dtype=torch.long), 1
     ids, mask = ids.to(device), mask.to(device)
-    logits = read.logits[owners].unsqueeze(1)
+    # Most of the other positions are padding, and each of them has logits of a whole vocabulary.
+    kept = mask[:, 1:].bool()
+    tokens = torch.zeros(ids.shape, device=device)
+    tokens[:, 0] = _of_tokens(read.logits[owners], ids[:, 0])
     if width > 1:
         read.cache.batch_select_indices(owners)
         before = read.mask[owners]
@@ -85,7 +88,11 @@ def _batch(
             position_ids=before.sum(-1, keepdim=True) + torch.arange(width - 1, device=device),
             past_key_values=read.cache, use_cache=True,
         )  # fmt: skip
-        logits = torch.cat([logits, out.logits], 1)
-    tokens = logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    values: list[float] = torch.where(mask.bool(), tokens, 0).sum(-1).tolist()
+        tokens[:, 1:][kept] = _of_tokens(out.logits[kept], ids[:, 1:][kept])
+    values: list[float] = tokens.sum(-1).tolist()
     return values
+
+
+def _of_tokens(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-likelihood `[n]` of token `ids` `[n]` by logits `[n, vocabulary]`."""
+    return logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
