@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,6 @@ WIDE_CASES: dict[str, Case] = {name: (name, CHANGED.get(name, {})) for name in E
     "task_arithmetic, l1": ("task_arithmetic", {"density": 0.5, "rescale": "l1"}),
 }
 """Cases of a model of one layer, whose matrices are its largest tensors: every row, and choices that hold more."""
-FORKS, LONGEST = 3, 60
-"""A fork may come with a lock of some library that nobody is left to release: after so many seconds another is made."""
 ALONE = {
     # One thread everywhere: a fork takes none of its parent's along.
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -168,20 +167,25 @@ def _measure(root: Path, table: str, cases: Sequence[str]) -> dict[str, int | st
 
 def main(root: Path, table: str, cases: Sequence[str]) -> None:
     probes = json.loads((root / "probes.json").read_text())
-    found: dict[str, int | str] = {}
     for row in EDITS.values():
         method_of(row)
+    forked, found = multiprocessing.get_context("fork"), {}
     for case in cases:
-        for _ in range(FORKS):
-            with multiprocessing.get_context("fork").Pool(1) as pool:
-                try:
-                    found[case] = pool.apply_async(growth, (root, probes, table, case)).get(LONGEST)
-                    break
-                except Exception as error:  # noqa: BLE001 (a case that fails is reported as its own)
-                    found[case] = repr(error)
-                    if not isinstance(error, multiprocessing.TimeoutError):
-                        break
+        receiver, sender = forked.Pipe(duplex=False)
+        child = forked.Process(target=_report, args=(sender, root, probes, table, case))
+        child.start()
+        sender.close()
+        found[case] = receiver.recv()
+        child.join()
     print(json.dumps(found))
+
+
+def _report(sender: Connection, *about: Any) -> None:
+    """A case that fails is reported as its own: the error in words."""
+    try:
+        sender.send(growth(*about))
+    except Exception as error:  # noqa: BLE001
+        sender.send(repr(error))
 
 
 if __name__ == "__main__":
