@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 from cnt_pipeline.evaluations.schema import FRONTIER, NEEDED
-from cnt_pipeline.pipeline.compare_steps import EDITED
+from cnt_pipeline.pipeline.compare_steps import COST, EDITED
 from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.run import Taken
 from cnt_pipeline.pipeline.step import Step
@@ -37,7 +37,6 @@ TOP_NEURONS = 20
 _TOP_COLUMNS = ("rank", "layer", "family", "neuron", "score", "standard_error", "sign_agreement", "effect", "damage")
 _JSON_SHOWN = (
     "selection.json", "verification.json", "summary.json", "verdict.json", "comparison.json", "matching.json",
-    "cost.json",
 )  # fmt: skip
 _JSON_LIMIT = 6000
 _MAIN_TABLES = ("ranking.parquet", "plan.parquet", "neurons.parquet", "metrics.parquet", FRONTIER)
@@ -180,10 +179,13 @@ def _frontier(artifact: Artifact) -> dict[str, Any]:
 
 
 def _edit(artifact: Artifact) -> dict[str, Any]:
-    """How much of the target a compared method changed."""
+    """How much of the target a compared method changed, and what that took."""
     if EDITED not in artifact.manifest.files:
         return {}
-    return {key: artifact.manifest.metadata[key] for key in ("parameters", "modules")}
+    found = artifact.manifest.metadata
+    return {
+        "parameters": found["parameters"], "modules": found["modules"], COST: dg.MetadataValue.json(found[COST])
+    }  # fmt: skip
 
 
 _BOARD, _BOARD_PAGE, _BOARD_TABLE = "leaderboard.json", "leaderboard.html", "leaderboard.md"

@@ -116,8 +116,12 @@ def verify(
     oms_key: Annotated[
         Path | None, typer.Option("--oms-key", metavar="FILE", help="Key that must have signed the folder.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(metavar="DIR", help="The target, to compare byte for byte.")] = None,
-    donor: Annotated[Path | None, typer.Option(metavar="DIR", help="The donor, to compare byte for byte.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The target's folder or GGUF file, to compare byte for byte.")
+    ] = None,
+    donor: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The donor's folder or GGUF file, to compare byte for byte.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The checkpoint that you hold, instead of the bundle's own.")
     ] = None,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cnt_pipeline.commands.console import out, print_document
+from cnt_pipeline.commands.console import err, out, print_document
 from cnt_pipeline.commands.export import (
     finished,
     passed,
@@ -83,7 +83,16 @@ def verify_path(path: Path, given: Given, as_json: bool) -> int:
 
     Raises:
         InputError: `path` is neither, or something that was given cannot be used.
+        StoreError: there is no room to dequantise a GGUF file.
     """
+    for model in (given.target, given.donor):
+        if model is not None and model.is_file():
+            err().print(
+                f"{model.name} is dequantised once it is known to be the file that the study read: that takes time, "
+                "and memory and disk for the model in float32",
+                markup=False,
+                soft_wrap=True,
+            )
     proof = verify(path, given)
     if as_json:
         print_document(_document(path, proof))

@@ -1,3 +1,3 @@
 """Evaluations: test completions scored and compared, the frontier, the ranking's stability, the verdict."""
 
-VERSION = 5
+VERSION = 6

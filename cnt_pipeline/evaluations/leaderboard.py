@@ -47,7 +47,7 @@ class Entry:
     def of_edits(
         cls, label: str, row: EditRow, documents: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
     ) -> "Entry":
-        """The line of a method from its `edit.json` and `cost.json`, a pair for every seed."""
+        """The line of a method from its `edit.json` and what the build took, a pair for every seed."""
         edits, costs = zip(*documents, strict=True)
         peaks = [cost["peak_memory"] for cost in costs if cost["peak_memory"] is not None]
         return cls(

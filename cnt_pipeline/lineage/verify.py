@@ -1,6 +1,7 @@
 """Prove a bundle or an exported checkpoint: file by file, link by link, to the first that does not hold.
 
-Needs neither the store nor Dagster nor torch. What a reviewer did not give (a key, the models) is listed as unchecked.
+Needs neither the store nor Dagster, and torch only to dequantise a GGUF file. What a reviewer did not give (a key, the
+models) is listed as unchecked.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from cnt_pipeline.lineage.chain import check_chain, check_study
 from cnt_pipeline.lineage.files import check_artifacts, check_checkpoint_folder, check_index
 from cnt_pipeline.lineage.record import Broken, Bundle, Proof, open_bundle
 from cnt_pipeline.lineage.signatures import check_oms, check_signed, check_statement
+from cnt_pipeline.lineage.stress_test import check_stress_test
 from cnt_pipeline.lineage.weights import PLAN, check_models, check_neurons, check_tensors
 from cnt_pipeline.transplants.plan import read_plan
 
@@ -34,6 +36,7 @@ def verify(path: Path, given: Given) -> Proof:
 
     Raises:
         InputError: `path` is neither, or something that was given cannot be used.
+        StoreError: there is no room to dequantise a GGUF file.
     """
     proof = Proof()
     try:
@@ -50,6 +53,7 @@ def _prove(bundle: Bundle, given: Given, proof: Proof) -> None:
     check_signed(bundle, given.public_key, proof)
     check_oms(bundle, given.oms_key, proof)
     manifests = bundle.manifests()
+    check_stress_test(bundle, manifests)
     check_artifacts(bundle, manifests, proof)
     check_checkpoint_folder(bundle, manifests, proof)
     check_chain(bundle, manifests, proof)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from cnt_pipeline.lineage import layout
+from cnt_pipeline.lineage.held import Recorded, held_model
 from cnt_pipeline.lineage.models import (
     DESCRIPTION,
     OUTSIDE,
-    folder_files,
     given_models,
     made_models,
     model_files,
@@ -112,41 +113,35 @@ def check_neurons(
     proof: Proof,
 ) -> None:
     """With both models: every byte of the checkpoint is the target's, but for the declared neurons, which are what the
-    edit rule makes of the donor's.
+    edit rule makes of the donor's. Each model is a folder, or the GGUF file that the study made one of.
 
     Raises:
         Broken: naming tensor and row, or a model that is not the one of the bundle.
-        InputError: a folder holds no model.
+        InputError: as `held_model`.
+        StoreError: as `held_model`.
     """
-    for role, folder in (("target", target), ("donor", donor)):
-        if folder is not None:
-            _same_model(bundle, role, folder, proof)
-    if target is None or donor is None:
-        missing = " and ".join(f"--{role}" for role, folder in (("target", target), ("donor", donor)) if folder is None)
-        proof.unchecked.append(
-            f"that inside the changed tensors only the declared neurons differ was not proven: give {missing}"
-        )
-        return
-    if bundle.checkpoint is None:
-        proof.unchecked.append("target and donor were not compared with the checkpoint, whose weights were left out")
-        return
-    _settings_of(bundle, manifests[CHECKPOINT])
-    proof.proven.append(_compare(bundle.checkpoint, target, donor, plan))
-
-
-def _same_model(bundle: Bundle, role: str, folder: Path, proof: Proof) -> None:
-    """The folder holds the model that the checkpoint was made from."""
-    step = model_step(bundle, role)
-    recorded, found = model_files(bundle, step), folder_files(folder)
-    for name in sorted(recorded.keys() | found.keys()):
-        if recorded.get(name) != found.get(name):
-            raise Broken(
-                f"{folder / name}",
-                f"{folder} is not the {role} of this bundle ({step}): {name} differs",
-                recorded.get(name),
-                found.get(name),
+    given = [(Recorded(bundle, manifests, role), place) for role, place in (("target", target), ("donor", donor))]
+    with ExitStack() as stack:
+        folders = {
+            model.role: stack.enter_context(held_model(model, place, proof))
+            for model, place in given
+            if place is not None
+        }
+        missing = [model for model, place in given if place is None]
+        if missing:
+            options = " and ".join(f"--{model.role}" for model in missing)
+            places = "; ".join(model.source for model in missing)
+            proof.unchecked.append(
+                f"that inside the changed tensors only the declared neurons differ was not proven: give {options} "
+                f"({places})"
             )
-    proof.proven.append(f"{folder} is the {role}: {len(found)} files with the SHA-256 of {step}")
+        elif bundle.checkpoint is None:
+            proof.unchecked.append(
+                "target and donor were not compared with the checkpoint, whose weights were left out"
+            )
+        else:
+            _settings_of(bundle, manifests[CHECKPOINT])
+            proof.proven.append(_compare(bundle.checkpoint, folders["target"], folders["donor"], plan))
 
 
 def _settings_of(bundle: Bundle, manifest: Manifest) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from cnt_pipeline.errors import InputError
@@ -108,6 +109,8 @@ def _elements(stream: BinaryIO) -> int:
 def dequantise(file: Path, folder: Path) -> None:
     """Write the model in `file` to `folder` as transformers would have saved it unquantised, in float32.
 
+    Nothing that lies beside the file counts: transformers would prefer a tokenizer.json there to the file's own.
+
     Raises:
         InputError: the package gguf is not installed, or transformers cannot read the file's architecture.
     """
@@ -116,12 +119,19 @@ def dequantise(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    how: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
         # The reader draws a progress bar of its own; the step has one already.
-        with quiet_transformers(), redirect_stdout(StringIO()), redirect_stderr(StringIO()), _read_once():
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
-            model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        with (
+            TemporaryDirectory() as alone,
+            quiet_transformers(),
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+            _read_once(),
+        ):
+            Path(alone, file.name).symlink_to(file.absolute())
+            tokenizer = AutoTokenizer.from_pretrained(alone, **how)
+            model = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **how)
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         raise InputError(
             f"transformers cannot read {file} ({_short(error)}): choose a GGUF of a supported architecture, or give "

@@ -68,7 +68,14 @@ def resolve_gguf(source: ModelSource) -> Path:
 
     Raises `InputError` when there is no such file, or it does not begin as GGUF files do.
     """
-    file = source.path if source.path is not None else package_path(str(source.package), str(source.file))
+    return checked_gguf(source.path if source.path is not None else package_path(str(source.package), str(source.file)))
+
+
+def checked_gguf(file: Path) -> Path:
+    """The file, once it is known to begin as GGUF files do.
+
+    Raises `InputError` when there is no such file, or it begins otherwise.
+    """
     if not file.is_file():
         raise InputError(f"the GGUF file {file} does not exist: correct its place")
     try:

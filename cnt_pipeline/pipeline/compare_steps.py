@@ -18,9 +18,11 @@ LEADERBOARD = "evaluations/leaderboard"
 LEADERBOARD_PAGE = "reports/leaderboard"
 PREFIX, CAUSAL = "compared_", "causal_"
 """Before an entry's key: the model that it edited, and the target with the activations of its neurons patched."""
-EDITED, COST = "edit.json", "cost.json"
-"""What an edit changed, and what it took: seconds and peak memory of the build, which are in no fingerprint but in the
-digest that the leaderboard depends on."""
+EDITED = "edit.json"
+"""What an edit changed."""
+COST = "cost"
+"""What it took, in its manifest: seconds and peak memory of the build are no content, so that two builds of one edit
+are equal. The leaderboard shows those of the build that it read."""
 CHOSEN = "chosen.parquet"
 """The neurons that an edit copied, where the leaderboard measures their causal effect."""
 ADAPTED = ("target", "donor")
@@ -144,7 +146,7 @@ def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Ite
             **patched,
             "selection": Input("transplants/selection", ("plan.parquet", "selection.json")),
             "checkpoint": Input("transplants/checkpoint", ("verification.json",)),
-            **{f"edit_{edit.key}": Input(f"transplants/{PREFIX}{edit.key}", (EDITED, COST)) for edit in edits},
+            **{f"edit_{edit.key}": Input(f"transplants/{PREFIX}{edit.key}", (EDITED,)) for edit in edits},
         },
     )
     yield Step(

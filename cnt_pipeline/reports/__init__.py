@@ -1,3 +1,3 @@
 """Reports: what was found, for people: one self-contained HTML page and a model card."""
 
-VERSION = 9
+VERSION = 10

@@ -21,7 +21,7 @@ from cnt_pipeline.store.request import BuildRequest
 
 Builder = Callable[[Path], Mapping[str, JSON] | None]
 
-_PACKAGES = ("torch", "transformers", "numpy", "polars", "duckdb", "pyarrow", "safetensors", "datasets")
+_PACKAGES = ("torch", "transformers", "numpy", "polars", "duckdb", "pyarrow", "safetensors", "datasets", "gguf")
 _HASHING_THREADS = 4
 
 

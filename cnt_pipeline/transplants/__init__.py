@@ -1,3 +1,3 @@
 """Transplants: which neurons move and how far, the checkpoint that results, and the proof that nothing else changed."""
 
-VERSION = 7
+VERSION = 8

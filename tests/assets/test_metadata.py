@@ -27,8 +27,8 @@ def told(folder: Path, key: str, files: dict[str, str], found: dict[str, JSON]) 
 
 
 def test_an_edit_tells_parameters_modules_and_cost(tmp_path: Path) -> None:
-    files = {"edit.json": json.dumps({"tensors": {}}), "cost.json": json.dumps({"seconds": 1.5, "peak_memory": None})}
-    shown = told(tmp_path, "transplants/compared_nlsr", files, {"parameters": 1200, "modules": 7})
+    found = {"parameters": 1200, "modules": 7, "cost": {"seconds": 1.5, "peak_memory": None}}
+    shown = told(tmp_path, "transplants/compared_nlsr", {"edit.json": json.dumps({"tensors": {}})}, found)
     assert (shown["parameters"], shown["modules"]) == (1200, 7)
     assert shown["cost"].value == {"seconds": 1.5, "peak_memory": None}
 

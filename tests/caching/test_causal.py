@@ -1,19 +1,21 @@
 """The causal effect on the packaged models: which steps it takes, and what it says of all activations."""
 
+import shutil
 from typing import Any
 
 import polars as pl
 import pytest
 
 from cnt_pipeline.commands.compare import compare_methods
-from cnt_pipeline.pipeline.compare_steps import CHOSEN, LEADERBOARD, LEADERBOARD_PAGE
+from cnt_pipeline.pipeline.compare_steps import CHOSEN, COST, LEADERBOARD, LEADERBOARD_PAGE
 from cnt_pipeline.pipeline.documents import LeaderboardDocument
 from tests.caching.conftest import Workshop
 from tests.caching.test_dimensions import take
 
+EDIT = "transplants/compared_safety-neurons"
 PATCHED = "completions/causal_safety-neurons/test"
 OWN = {
-    "activation_caches/activation/target", "activation_caches/activation/donor", "transplants/compared_safety-neurons",
+    "activation_caches/activation/target", "activation_caches/activation/donor", EDIT,
     "completions/compared_safety-neurons/test", PATCHED, LEADERBOARD, LEADERBOARD_PAGE,
 }  # fmt: skip
 
@@ -32,7 +34,12 @@ def test_safety_neurons_run_their_own_steps_and_say_what_their_activations_cause
     assert built == OWN
     assert take(workshop)[1] == set()
 
-    chosen = pl.read_parquet(chain.artifact("transplants/compared_safety-neurons").path(CHOSEN))
+    edit = chain.artifact(EDIT)
+    shutil.rmtree(edit.folder())
+    chain, built = take(workshop)  # what a build costs is in its manifest, so nothing that reads it is made anew
+    assert built == {EDIT} and chain.artifact(EDIT).digest == edit.digest
+
+    chosen = pl.read_parquet(chain.artifact(EDIT).path(CHOSEN))
     assert set(chosen["family"]) == {"q", "k", "v", "o", "gate", "up", "down"}
     patched, target = (
         pl.read_parquet(chain.artifact(key).path("function.parquet")) for key in (PATCHED, "completions/target/test")
@@ -43,6 +50,9 @@ def test_safety_neurons_run_their_own_steps_and_say_what_their_activations_cause
     store = str(workshop.root / "store")
     assert compare_methods(workshop.study_file, store, True) == 0
     rows = {row.name: row for row in LeaderboardDocument.model_validate_json(capsys.readouterr().out).rows}
+    assert {"seconds": rows["safety-neurons"].seconds, "peak_memory": rows["safety-neurons"].peak_memory} == (
+        edit.manifest.metadata[COST]
+    )
     effect = rows["safety-neurons"].causal
     assert effect is not None and effect.value is not None and effect.low is not None and effect.high is not None
     assert effect.low <= effect.value <= effect.high and effect.value > 0 and effect.n == len(target)

@@ -156,7 +156,8 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
             kinds = METRICS[metrics[0]].kinds
             patched[label] = as_variants([read_said(context, f"{CAUSAL}{key}", kinds) for _, key in drawn])
         documents = [
-            (read_json(context, f"edit_{key}", EDITED), read_json(context, f"edit_{key}", COST)) for _, key in drawn
+            (read_json(context, f"edit_{key}", EDITED), context.inputs[f"edit_{key}"].manifest.metadata[COST])
+            for _, key in drawn
         ]
         entries.append(Entry.of_edits(label, EDITS[drawn[0][0]], documents))
     document = write_leaderboard(

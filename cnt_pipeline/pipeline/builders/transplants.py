@@ -148,9 +148,9 @@ def controls(context: Context, folder: Path) -> Mapping[str, JSON]:
 
 
 def edit(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`model/` (the edited checkpoint), `edit.json` (what changed), `cost.json` (what it took), `chosen.parquet`
-    (the neurons that were copied) where the step lists them, and `adapter/` where the adapter of the target was edited:
-    what the checkpoint adds to the model `base`, in peft's format.
+    """`model/` (the edited checkpoint), `edit.json` (what changed), `chosen.parquet` (the neurons that were copied)
+    where the step lists them, and `adapter/` where the adapter of the target was edited: what the checkpoint adds to
+    the model `base`, in peft's format.
 
     Raises:
         BrokenArtifactError: a tensor changed that the method did not name.
@@ -218,7 +218,7 @@ def _source(context: Context, chosen: ResolvedEdit) -> Source:
 
 
 def _settled(source: Source, row: EditRow, edits: Edits, written: Edited, cost: Cost, folder: Path) -> dict[str, JSON]:
-    """Prove that nothing else changed, and write what did and what it took."""
+    """Prove that nothing else changed, and write what did; for the manifest, what it took."""
     target = source.models["target"]
     unchanged = verify_unchanged(target, read_index(folder / "model"), edits.keys())
     if not unchanged.holds:
@@ -232,8 +232,7 @@ def _settled(source: Source, row: EditRow, edits: Edits, written: Edited, cost: 
         "tensors": {name: asdict(change) for name, change in written.tensors.items()},
     }
     (folder / EDITED).write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
-    (folder / COST).write_text(json.dumps(asdict(cost), indent=2) + "\n", encoding="utf-8")
-    return {"parameters": changed["parameters"], "modules": changed["modules"]}
+    return {"parameters": changed["parameters"], "modules": changed["modules"], COST: asdict(cost)}
 
 
 def _adapters(context: Context) -> dict[str, Adapters]:

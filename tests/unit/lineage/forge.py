@@ -69,6 +69,26 @@ def restate(folder: Path) -> None:
     (folder / layout.STATEMENT).write_text(dumps(made))
 
 
+def add_file(folder: Path, key: str, name: str, source: Path) -> None:
+    """Put a file into a bundle as if the step `key` had written it and `cnt bundle` taken it along."""
+    place, manifest = folder / key / name, folder / layout.manifest_name(key)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(source.read_bytes())
+    made = Manifest.from_json(manifest.read_bytes())
+    files = {**made.files, name: record(place)}
+    manifest.write_text(replace(made, files=files, digest=content_digest(files)).to_json())
+    index = index_of(folder)
+    (folder / layout.INDEX).write_text(replace(index, files={**index.files, f"{key}/{name}": record(place)}).to_json())
+    agree(folder)
+
+
+def agree(folder: Path) -> None:
+    """Let manifests, index and statement follow from the files; the signatures stay as they were."""
+    rewrite_manifests(folder)
+    rehash_index(folder)
+    restate(folder)
+
+
 def unsign(folder: Path) -> None:
     """Take the signatures out."""
     for name in (layout.ENVELOPE, layout.OMS_SIGNATURE):
@@ -78,9 +98,7 @@ def unsign(folder: Path) -> None:
 def forge(folder: Path) -> None:
     """Everything at once, without a signature."""
     rewrite_tensors(folder)
-    rewrite_manifests(folder)
-    rehash_index(folder)
-    restate(folder)
+    agree(folder)
     unsign(folder)
 
 

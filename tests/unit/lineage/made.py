@@ -116,6 +116,15 @@ def write_everything_made(root: Path) -> Made:
     return made
 
 
+def write_two_ggufs(root: Path) -> Made:
+    """Target and donor are a GGUF file each."""
+    made = Made(root)
+    for role, name in (("target", "helpful"), ("donor", "aligned")):
+        write_demo_gguf(package_path("cnt_pipeline", f"demo/models/{name}"), root / f"{role}.gguf")
+    made.write(document(root, {role: {"path": f"{role}.gguf"} for role in ("target", "donor")}, study="two-files"))
+    return made
+
+
 def write_stress_test(root: Path) -> Made:
     """Refusal deleted from the packaged aligned model, by a donor that a recipe taught to comply."""
     made = Made(root)

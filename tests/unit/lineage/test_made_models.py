@@ -1,6 +1,7 @@
 """Bundles of studies that make their models: from a GGUF file, a given adapter and a recipe, with suites and judges."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,6 +82,22 @@ def test_every_link_holds_down_to_the_file_the_adapter_and_the_lessons(
     outside = next(sentence for sentence in proof.unchecked if "read from outside" in sentence)
     assert "evaluations/judged_own" in outside and "evaluations/harness_own/donor" in outside
     assert "judged_phrases" not in outside
+
+
+def test_a_reviewer_without_the_models_is_told_where_a_replay_puts_them(evidence: Path, everything: Made) -> None:
+    def named(sentence: str, role: str) -> None:
+        folder = everything.model(role)
+        place = f"{evidence}.replay/models/{folder.parent.name}/model"
+        assert f"the study made the {role}: `cnt replay {evidence}` makes it again, as {place}" in sentence
+
+    (said,) = [sentence for sentence in verify(evidence, Given()).unchecked if "--target and --donor" in sentence]
+    named(said, "target")
+    named(said, "donor")
+    named(str(broken(evidence, Given(donor=everything.model("base")))), "donor")
+    for place, words in (("models/donor/adapter", "holds an adapter"), (ADAPTER, "the study read no GGUF file")):
+        with pytest.raises(InputError, match=words) as caught:
+            verify(evidence, Given(donor=evidence / place))
+        named(str(caught.value), "donor")
 
 
 def test_the_statement_names_file_adapter_lessons_and_suites_by_digest(evidence: Path, everything: Made) -> None:
@@ -195,6 +212,10 @@ def test_a_replay_makes_the_models_again_and_every_digest_is_the_bundles(
     kept = {key for key, state in states.items() if state == "from the bundle"}
     assert kept == {"prompt_sets/roles", "prompt_sets/suite_jailbreak", "prompt_sets/suite_own"}
     assert {states[f"models/{name}"] for name in ("base", "target", "donor")} == {"built"}
+    proof = verify(moved, Given())  # and it put them where it said
+    (said,) = [sentence for sentence in proof.unchecked if "--target and --donor" in sentence]
+    places = re.findall(r"bundle\.replay/(models/[0-9a-f]+/model)", said)
+    assert [(tmp_path / "store" / place / "model.safetensors").is_file() for place in places] == [True, True]
 
 
 @pytest.mark.parametrize(

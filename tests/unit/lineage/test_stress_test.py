@@ -1,24 +1,35 @@
 """No bundle, patch or list is a way around the refusal to export a checkpoint that removes refusal."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cnt_pipeline.commands.export import refuse_adapter_of_a_stress_test
 from cnt_pipeline.commands.lineage import bundle_study
 from cnt_pipeline.commands.patch import apply_patch
 from cnt_pipeline.commands.replay import replay_bundle
 from cnt_pipeline.errors import InputError
+from cnt_pipeline.lineage import envelope, layout
+from cnt_pipeline.lineage import verify as verifying
+from cnt_pipeline.lineage.keys import read_private_key
+from cnt_pipeline.lineage.record import Broken
 from cnt_pipeline.lineage.verify import Given, verify
 from cnt_pipeline.models.sources import package_path
 from cnt_pipeline.models.tensors import CheckpointIndex, read_file_index, read_index
 from cnt_pipeline.pipeline.outcome import CHECKPOINT, SELECTION
 from cnt_pipeline.transplants.plan import read_plan
+from tests.unit.lineage import forge
+from tests.unit.lineage.conftest import Keys
 from tests.unit.lineage.made import Made, write_stress_test
 
 ALIGNED = package_path("cnt_pipeline", "demo/models/aligned")
+WEIGHTS, PATCH = "model/model.safetensors", "inverse_patch.parquet"
+ADAPTER = "adapter/adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +103,80 @@ def test_a_replay_gives_every_digest_again_and_offers_no_checkpoint(
     made = next(path for path in (tmp_path / "store" / "transplants").glob("*/manifest.json")
                 if json.loads(path.read_text())["key"] == CHECKPOINT)  # fmt: skip
     assert not (made.parent / "patch.parquet").exists()
+
+
+@pytest.fixture
+def copied(evidence: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(evidence, tmp_path / "bundle"))
+
+
+def broken(path: Path, given: Given | None = None) -> Broken:
+    found = verify(path, given or Given()).broken
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "key", "name"),
+    [
+        (CHECKPOINT, WEIGHTS, CHECKPOINT, WEIGHTS),
+        (CHECKPOINT, PATCH, CHECKPOINT, PATCH),
+        ("models/donor", ADAPTER, "models/donor", ADAPTER),
+        ("models/donor", WEIGHTS, "models/donor", WEIGHTS),
+        (CHECKPOINT, WEIGHTS, CHECKPOINT, "model/notes.md"),
+        (CHECKPOINT, PATCH, "evaluations/scores", "more.parquet"),
+    ],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_weights_put_into_its_bundle_are_named_though_everything_agrees(
+    stress: Made, copied: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch, source: str, file: str, key: str,
+    name: str, signed: bool,
+) -> None:  # fmt: skip
+    forge.add_file(copied, key, name, stress.run().ready[source].folder() / file)
+    given = Given()
+    if signed:  # by whoever has the right key
+        text = envelope.sign((copied / layout.STATEMENT).read_bytes(), read_private_key(keys.statement))
+        (copied / layout.ENVELOPE).write_text(text)
+        given = replace(keys.given, oms_key=None)
+    found = broken(copied, given)
+    assert found.file == f"{key}/{name}" and f"{key}/{name} holds weights" in str(found)
+    assert "bundle.json says that this is a stress test" in str(found)
+    assert "a stress test's weights must not leave the store" in str(found)
+    with pytest.raises(InputError, match="must not leave the store"):
+        replay_bundle(copied, None, as_json=True)
+    monkeypatch.setattr(verifying, "check_stress_test", lambda bundle, manifests: None)
+    assert verify(copied, given).broken is None  # so nothing else tells
+
+
+def test_whatever_still_says_stress_test_counts(stress: Made, copied: Path) -> None:
+    forge.add_file(copied, CHECKPOINT, WEIGHTS, stress.run().ready[CHECKPOINT].folder() / WEIGHTS)
+
+    def rewritten(name: str, change: Callable[[str], str]) -> None:
+        (copied / name).write_text(change((copied / name).read_text()))
+        forge.agree(copied)
+
+    def without_purpose(text: str) -> str:
+        document = json.loads(text)
+        del document["slice"]["purpose"]
+        return json.dumps(document)
+
+    assert "bundle.json says that this" in str(broken(copied))
+    rewritten(layout.INDEX, lambda text: text.replace('"stress_test"', '"transplant"'))
+    assert "but study.yaml says that this" in str(broken(copied))
+    rewritten(layout.STUDY, lambda text: yaml.safe_dump({**yaml.safe_load(text), "purpose": "transplant"}))
+    assert "but study.resolved.json says that this" in str(broken(copied))
+    rewritten(layout.RESOLVED, lambda text: json.dumps({**json.loads(text), "purpose": "transplant"}))
+    assert f"but manifests/{CHECKPOINT}.json says that this" in str(broken(copied))
+    rewritten(layout.manifest_name(CHECKPOINT), without_purpose)
+    assert f"but manifests/{SELECTION}.json says that refusal was deleted" in str(broken(copied))
+
+
+def test_an_export_made_by_hand_is_named(stress: Made, evidence: Path, tmp_path: Path) -> None:
+    checkpoint = stress.run().ready[CHECKPOINT].folder()
+    out = Path(shutil.copytree(checkpoint / "model", tmp_path / "out"))
+    shutil.copytree(evidence, out / "lineage")
+    index = replace(forge.index_of(out), exported=True, weights=True)
+    (out / "lineage" / layout.INDEX).write_text(index.to_json())
+    forge.restate(out / "lineage")
+    found = broken(out)
+    assert found.file == "model.safetensors" and "must not leave the store" in str(found)

@@ -233,6 +233,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(bundle: Path, tmp_path: 
 def test_models_that_are_not_those_of_the_bundle_are_named(bundle: Path) -> None:
     found = broken(bundle, Given(target=DONOR, donor=TARGET))
     assert "is not the target of this bundle" in str(found)
+    with pytest.raises(InputError, match="the study read no GGUF file as its target"):
+        verify(bundle, Given(target=TARGET / "model.safetensors"))
 
 
 def test_a_folder_that_is_no_bundle_is_wrong_input(tmp_path: Path) -> None:

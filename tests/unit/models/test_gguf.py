@@ -145,6 +145,19 @@ def test_two_readings_give_the_same_bytes_wherever_the_file_lies(original: Any, 
     assert first == second
 
 
+def test_what_lies_beside_the_file_does_not_count(original: Any, tmp_path: Path) -> None:
+    for name in ("alone", "beside"):
+        (tmp_path / name).mkdir()
+        write_gguf(original, tmp_path / name / "m.gguf")
+    dequantise(tmp_path / "alone" / "m.gguf", tmp_path / "first")
+    first = {path.name: path.read_bytes() for path in model_files(tmp_path / "first")}
+    assert b'"ab"' in first["tokenizer.json"]
+    for name, content in first.items():
+        (tmp_path / "beside" / name).write_bytes(content.replace(b'"ab"', b'"other"'))
+    dequantise(tmp_path / "beside" / "m.gguf", tmp_path / "second")
+    assert {path.name: path.read_bytes() for path in model_files(tmp_path / "second")} == first
+
+
 def test_the_header_tells_architecture_and_parameters_without_heavy_imports(original: Any, tmp_path: Path) -> None:
     import subprocess
 
