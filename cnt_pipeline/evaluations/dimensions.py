@@ -11,8 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.evaluations.schema import DIMENSIONS, DIMENSIONS_SCHEMA, DIMENSIONS_TABLE
-from cnt_pipeline.evaluations.score import scored
+from cnt_pipeline.evaluations.schema import (
+    DIMENSION_SAMPLES_SCHEMA,
+    DIMENSIONS,
+    DIMENSIONS_SCHEMA,
+    DIMENSIONS_TABLE,
+    SAMPLES,
+)
+from cnt_pipeline.evaluations.score import Said, scored
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.store.parquet import write_parquet
 from cnt_pipeline.study.schema import Function
@@ -43,10 +49,11 @@ def write_dimensions(
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """Write `dimensions.json` and `dimensions.parquet`; returns the document. `prompts` are the test prompts by
-    dimension, in order; a dimension of which nothing could be judged has no figure."""
+    """Write `dimensions.json`, `dimensions.parquet` and `samples.parquet`; returns the document. `prompts` are the test
+    prompts by dimension, in order; a dimension of which nothing could be judged has no figure."""
     metric = function.measured_by
-    found = {name: _figures(name, asked, metric, target, donor, worked, seed) for name, asked in prompts.items()}
+    scores = {name: _scored(name, asked, metric, target, donor, worked, seed) for name, asked in prompts.items()}
+    found = {name: figures for name, (_, figures) in scores.items()}
 
     def figures(subject: str) -> dict[str, Any]:
         return {name: by_subject[subject] for name, by_subject in found.items() if subject in by_subject}
@@ -72,6 +79,17 @@ def write_dimensions(
     }  # fmt: skip
     (folder / DIMENSIONS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     write_parquet(pa.Table.from_pylist(_table(document), schema=DIMENSIONS_SCHEMA), folder / DIMENSIONS_TABLE)
+    steps = {
+        _subject(each, name): {"entry": each.entry, "step": number, "after": name}
+        for each in worked
+        for number, name in enumerate(each.masks, 1)
+    }
+    samples = [
+        {**row, "dimension": name, **steps.get(row["subject"], {"entry": row["subject"], "step": 0})}
+        for name, (rows, _) in scores.items()
+        for row in rows
+    ]
+    write_parquet(pa.Table.from_pylist(samples, schema=DIMENSION_SAMPLES_SCHEMA), folder / SAMPLES)
     return document
 
 
@@ -79,7 +97,7 @@ def _subject(worked: Worked, after: str) -> str:
     return f"{worked.entry} after {after}"
 
 
-def _figures(
+def _scored(
     name: str,
     prompts: Sequence[Prompt],
     metric: str,
@@ -87,13 +105,14 @@ def _figures(
     donor: Answers,
     worked: Sequence[Worked],
     seed: int,
-) -> dict[str, dict[str, Any]]:
-    """The metric of every subject that was asked one dimension's prompts."""
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Judged samples, and the metric, of every subject that was asked one dimension's prompts."""
     answers = {"target": target[name], "donor": donor[name]} | {
         _subject(each, after): said[name] for each in worked for after, said in each.said.items() if name in said
     }
-    _, rows = scored({"function": prompts}, {who: {"function": said} for who, said in answers.items()}, (metric,), seed)
-    return {row["subject"]: {key: row.get(key) for key in _FIGURE} for row in rows if row["source"] == ""}
+    asked: dict[str, Said] = {who: {"function": said} for who, said in answers.items()}
+    samples, rows = scored({"function": prompts}, asked, (metric,), seed)
+    return samples, {row["subject"]: {key: row.get(key) for key in _FIGURE} for row in rows if row["source"] == ""}
 
 
 def _rows(worked: Worked, name: str) -> dict[str, int]:

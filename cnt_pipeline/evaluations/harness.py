@@ -5,17 +5,21 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 
+from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.evaluations.suite_score import Figure
 from cnt_pipeline.evaluations.task_files import read_task
+from cnt_pipeline.measures.choices import By
+from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.store.parquet import write_parquet
 from cnt_pipeline.study.fingerprint import canonical_json, sha256_text
 from cnt_pipeline.study.schema import Part
@@ -30,12 +34,17 @@ HARNESS_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("prompt_hash", pa.string()),
         ("target_hash", pa.string()),
+        ("prompt", pa.string()),
+        ("choices", pa.list_(pa.string())),
         ("answers", pa.string()),
         ("value", pa.float64()),
     ]
 )
-"""A row per sample and metric: `id` is the document's number and hash, `answers` what the model gave as JSON, `value`
-null where the harness keeps no number for a single sample."""
+"""A row per sample and metric: `id` is the document's number and hash, `prompt` what was asked, with `choices` where
+the likelihoods of continuations are, `answers` what the model gave as JSON, `value` null where the harness keeps no
+number for a single sample."""
+COMPARES: Mapping[str, By] = {"acc": "whole", "acc_norm": "character", "acc_bytes": "byte"}
+"""By what metrics of multiple choice compare the choices, of those that do."""
 _SAME = 1e-9
 """How far the mean over samples may lie from the harness's own figure where both are the same metric."""
 
@@ -123,16 +132,33 @@ def _task(part: Part, manager: Any) -> dict[str, Any]:
 
 
 def _rows(part: str, task: str, sample: Mapping[str, Any]) -> list[dict[str, Any]]:
+    prompt, choices = asked_by(sample["arguments"])
     return [
         {
             "part": part, "task": task, "metric": metric, "filter": sample["filter"],
             "id": f"{sample['doc_id']}-{sample['doc_hash'][:16]}", "prompt_hash": sample["prompt_hash"],
-            "target_hash": sample["target_hash"],
+            "target_hash": sample["target_hash"], "prompt": prompt, "choices": choices,
             "answers": json.dumps(sample["filtered_resps"], default=str, ensure_ascii=False),
             "value": float(sample[metric]) if _is_number(sample[metric]) else None,
         }
         for metric in sample["metrics"]
     ]  # fmt: skip
+
+
+def asked_by(requests: Sequence[Sequence[Any]]) -> tuple[str, list[str]]:
+    """The prompt and the choices of a sample from the arguments of its requests: context, then continuation.
+
+    Where the contexts differ (WinoGrande puts the choices into them), what they share is the prompt. Requests without a
+    context beside some that have one only measure how likely a choice is anyway.
+    """
+    given = [each for each in requests if each[0]] or requests
+    contexts = [str(each[0]) for each in given]
+    ends = [each[1] if len(each) > 1 and isinstance(each[1], str) else "" for each in given]
+    first, last = min(contexts), max(contexts)  # what these two share, all share
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    prompt = first if first == last else first[: first.rfind(" ", 0, shared) + 1]
+    choices = [context[len(prompt) :] + end for context, end in zip(contexts, ends, strict=True)]
+    return prompt, choices if any(choices) else []
 
 
 def _is_number(value: Any) -> bool:
@@ -146,6 +172,40 @@ def _portable(config: Any) -> Any:
             key: _portable(value) for key, value in config.items() if key not in ("data_files", "cache_dir", "metadata")
         }
     return config
+
+
+def documents_of(rows: Iterable[Mapping[str, Any]]) -> list[Prompt]:
+    """The documents behind rows of a task as they were asked, in their order, each named in place of a source."""
+    found = {
+        row["id"]: Prompt(
+            row["id"], (("user", row["prompt"]),), choices=tuple(row["choices"]),
+            source=f"document {_number(row['id'])} of {row['task']}",
+        )
+        for row in rows
+    }  # fmt: skip
+    return sorted(found.values(), key=lambda prompt: _number(prompt.id))
+
+
+def _number(document: str) -> int:
+    return int(document.split("-")[0])
+
+
+def answers_of(rows: Iterable[Mapping[str, Any]]) -> list[Completion]:
+    """What a model gave to the documents of a task: an answer, or log-likelihoods of choices; anything else as the
+    harness wrote it. Of several filters the first counts."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["id"], row)
+    return [_answer(row) for row in first.values()]
+
+
+def _answer(row: Mapping[str, Any]) -> Completion:
+    plain, count = Completion.without_answer(row["id"]), len(row["choices"])
+    given = json.loads(row["answers"])
+    if count > 1 and all(isinstance(each, list) and len(each) == 2 for each in given):
+        return replace(plain, choice_loglik=tuple(float(loglik) for loglik, _ in given[:count]))
+    alone = len(given) == 1 and isinstance(given[0], str)
+    return replace(plain, text=given[0] if alone else row["answers"])
 
 
 def task_figures(

@@ -133,6 +133,22 @@ DIMENSIONS_SCHEMA = pa.schema(
 last, with the `rows` of weight matrices that it added, of which `shared` were edited for an earlier one before.
 """
 
+DIMENSION_SAMPLES_SCHEMA = pa.schema(
+    [
+        ("entry", pa.string()),
+        ("step", pa.int32()),
+        ("after", pa.string()),
+        ("dimension", pa.string()),
+        ("metric", pa.string()),
+        ("source", pa.string()),
+        ("id", pa.string()),
+        ("variant", pa.int32()),
+        ("value", pa.float64()),
+    ]
+)
+"""A row per judged sample behind the figures of dimensions, which are keyed alike; `value` is null where the scorer
+could not judge."""
+
 WORTH_ASKING = 0.5
 """Recovery from which the frontier asks misfires, utility and coherence too: the least that the report looks up."""
 

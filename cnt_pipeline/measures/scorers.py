@@ -3,9 +3,10 @@
 import math
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.measures.choices import By, chances, compared
 from cnt_pipeline.measures.phrases import PHRASES_VERSION, refusal_family
 from cnt_pipeline.prompt_sets.schema import Prompt
 
@@ -13,6 +14,13 @@ Scorer = Callable[[Prompt, Completion], float | None]
 
 _SHORTEST_WORDS = 1
 _REPEATED_SHARE = 0.5
+COMPARES: Mapping[str, By] = {
+    "lookalike_error": "whole",
+    "pronoun_gap": "whole",
+    "multiple_choice": "character",
+    "utility": "character",
+}
+"""By what a scorer compares choices, of those that do."""
 
 
 def coherence(prompt: Prompt, completion: Completion) -> float | None:
@@ -72,7 +80,8 @@ def lookalike_error(prompt: Prompt, completion: Completion) -> float | None:
         return None if matched is None else 1 - matched
     if len(completion.choice_loglik) != len(options) or not _finite(completion):
         return None
-    return float(options[completion.choice_loglik.index(max(completion.choice_loglik))] not in wanted)
+    values = compared(COMPARES["lookalike_error"], prompt, completion)
+    return float(options[values.index(max(values))] not in wanted)
 
 
 def multiple_choice(prompt: Prompt, completion: Completion) -> float | None:
@@ -84,8 +93,7 @@ def multiple_choice(prompt: Prompt, completion: Completion) -> float | None:
     options = [_plain(choice) for choice in prompt.choices]
     if not wanted & set(options) or len(completion.choice_loglik) != len(options) or not _finite(completion):
         return None
-    lengths = [max(len(choice.strip()), 1) for choice in prompt.choices]
-    rates = [loglik / length for loglik, length in zip(completion.choice_loglik, lengths, strict=True)]
+    rates = compared(COMPARES["multiple_choice"], prompt, completion)
     return float(options[rates.index(max(rates))] in wanted)
 
 
@@ -96,7 +104,7 @@ def pronoun_gap(prompt: Prompt, completion: Completion) -> float | None:
     """
     if len(completion.choice_loglik) < 2 or not _finite(completion):
         return None
-    first, second = softmax(completion.choice_loglik)[:2]
+    first, second = chances(COMPARES["pronoun_gap"], prompt, completion)[:2]
     return abs(first - second)
 
 
@@ -128,13 +136,6 @@ def utility(prompt: Prompt, completion: Completion) -> float | None:
     if prompt.reference:
         return None if completion.answer_nll is None else math.exp(-completion.answer_nll)
     return target_agreement(prompt, completion)
-
-
-def softmax(logliks: Sequence[float]) -> list[float]:
-    """Probabilities over the listed choices only."""
-    top = max(logliks)
-    weights = [math.exp(value - top) for value in logliks]
-    return [weight / sum(weights) for weight in weights]
 
 
 def unasked(prompt: Prompt, completion: Completion) -> bool:

@@ -6,7 +6,7 @@ from cnt_pipeline import measures
 from cnt_pipeline.errors import StudyError
 from cnt_pipeline.measures.metrics import METRICS, metrics_of, versions
 from cnt_pipeline.models.adapter_files import ADAPTER
-from cnt_pipeline.pipeline.dimension_steps import DIMENSIONS, dimension_steps
+from cnt_pipeline.pipeline.dimension_steps import dimension_samples, dimension_steps
 from cnt_pipeline.pipeline.find_steps import probe_step
 from cnt_pipeline.pipeline.prove_steps import aside_of
 from cnt_pipeline.pipeline.step import Input, Step, model_input, pair, prompts_of, said_by, speech
@@ -47,8 +47,7 @@ def compared_steps(study: Study, earlier: Sequence[Step]) -> list[Step]:
     steps = [probe_step(study, *probe.split("/")) for probe in probes if f"activation_caches/{probe}" not in known]
     for edit in edits:
         steps += _steps_of(study, edit)
-    worked = dimension_steps(study, edits)
-    return [*steps, *worked, *_board(study, edits, bool(worked))]
+    return [*steps, *dimension_steps(study, edits), *_board(study, edits)]
 
 
 def _steps_of(study: Study, edit: ResolvedEdit) -> Iterator[Step]:
@@ -117,7 +116,7 @@ def board_metrics(study: Study) -> tuple[str, ...]:
     return metrics_of(study.function, more, study.file)
 
 
-def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Iterator[Step]:
+def _board(study: Study, edits: Sequence[ResolvedEdit]) -> Iterator[Step]:
     metrics = board_metrics(study)
     causal = [edit.key for edit in edits if edit.row.causal]
     said = {
@@ -155,8 +154,9 @@ def _board(study: Study, edits: Sequence[ResolvedEdit], dimensions: bool) -> Ite
         {"study": study.study, "accept": study.accept.model_dump(mode="json"), **aside_of(study)},
         {
             "leaderboard": Input(LEADERBOARD),
-            **({"dimensions": Input(DIMENSIONS)} if dimensions else {}),
             "prompts": prompts_of("test"),
             **said,
+            **patched,
+            **dimension_samples(study, edits),
         },
     )

@@ -26,8 +26,7 @@ def dimension_steps(study: Study, edits: Sequence[ResolvedEdit]) -> list[Step]:
 
     Dimension k reads nothing of those after it, so that one added at the end leaves the others as they are.
     """
-    continual = [edit for edit in edits if edit.row.continual]
-    names = dimension_names(study)
+    continual, names = _continual(edits), dimension_names(study)
     if not continual or not names:
         return []
     steps = [step for number in range(len(names)) for step in _dimension(study, continual, number)]
@@ -55,6 +54,11 @@ def after(edit: str, dimension: str) -> str:
 def asked(subject: str, dimension: str) -> str:
     """What a subject is called that was asked a dimension's prompts."""
     return f"{subject}_on_{dimension}"
+
+
+def prompts_on(dimension: str) -> str:
+    """What a dimension's test prompts are called among the inputs of the leaderboard's page."""
+    return f"prompts_on_{dimension}"
 
 
 def part_of(dimension: str, split: str) -> Input:
@@ -145,9 +149,8 @@ def _edited(study: Study, edit: ResolvedEdit, names: Sequence[str]) -> Iterator[
         )
 
 
-def _table(study: Study, edits: Sequence[ResolvedEdit]) -> Step:
-    """Every dimension after every step. Inputs are named by the steps they come from."""
-    names, metric = dimension_names(study), study.function.measured_by
+def _answers(names: Sequence[str], edits: Sequence[ResolvedEdit]) -> dict[str, Input]:
+    """What target, donor and every checkpoint say to the test prompts of the dimensions that they were asked."""
     subjects = [
         *(asked(which, name) for which in ("target", "donor") for name in names),
         *(
@@ -157,6 +160,26 @@ def _table(study: Study, edits: Sequence[ResolvedEdit]) -> Step:
             for other in names[: number + 1]
         ),
     ]
+    return {subject: said_by(subject, "test", *KINDS) for subject in subjects}
+
+
+def dimension_samples(study: Study, edits: Sequence[ResolvedEdit]) -> dict[str, Input]:
+    """The table of the dimensions and what stands behind its figures, as inputs; none without dimensions."""
+    continual, names = _continual(edits), dimension_names(study)
+    if not continual or not names:
+        return {}
+    prompts = {prompts_on(name): part_of(name, "test") for name in names}
+    return {"dimensions": Input(DIMENSIONS), **prompts, **_answers(names, continual)}
+
+
+def _continual(edits: Sequence[ResolvedEdit]) -> list[ResolvedEdit]:
+    """The entries that work through dimensions."""
+    return [edit for edit in edits if edit.row.continual]
+
+
+def _table(study: Study, edits: Sequence[ResolvedEdit]) -> Step:
+    """Every dimension after every step. Inputs are named by the steps they come from."""
+    names, metric = dimension_names(study), study.function.measured_by
     return Step(
         DIMENSIONS,
         "evaluations.dimensions",
@@ -171,7 +194,7 @@ def _table(study: Study, edits: Sequence[ResolvedEdit]) -> Step:
         },
         {
             **{name: part_of(name, "test") for name in names},
-            **{subject: said_by(subject, "test", *KINDS) for subject in subjects},
+            **_answers(names, edits),
             **{
                 checkpoint_key(edit.key, name): Input(checkpoint_key(edit.key, name), (MASKS,))
                 for edit in edits

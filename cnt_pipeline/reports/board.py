@@ -1,13 +1,13 @@
 """The leaderboard's table in words: a heading for every model, a column for every figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.quantities import seconds_text, size_text
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.standing import NAMES, REFERENCES, TASK, LeaderRow, Standing, ranked, standing
+from cnt_pipeline.reports.standing import NAMES, REFERENCES, TASK, LeaderRow, Standing, limited, ranked, standing
 from cnt_pipeline.reports.views import view_of
 from cnt_pipeline.study.schema import Accept
 
@@ -20,13 +20,15 @@ _SHOWN = ("attack_success", "utility", TASK, "coherence")
 class Cell:
     """A figure with its interval or a remark; `mark` says pass or fail, `none` that there is no figure.
 
-    `view` is the id of the samples behind it, empty where there are none.
+    `view` is the id of the samples behind it, empty where there are none. Where the remark holds figures, `breaks` are
+    its parts, each with a view of its own.
     """
 
     text: str
     detail: str = ""
     mark: str = ""
     view: str = ""
+    breaks: tuple[tuple[str, str], ...] = ()
 
     @property
     def none(self) -> bool:
@@ -46,13 +48,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Heading:
-    """What a row is called: `name` in words, `about` what it is, `grade` a letter or empty."""
+    """What a row is called: `name` in words, `about` what it is, `grade` a letter or empty, `seeds` with what they
+    range over, whose samples are `view`."""
 
     name: str
     about: str
     grade: str
     pareto: bool
     seeds: str
+    view: str
     reference: bool
 
 
@@ -83,6 +87,7 @@ def _heading(row: LeaderRow, metric: str) -> Heading:
         grade=row["grade"] or "",
         pareto=row["pareto"],
         seeds=_seeds(row, metric),
+        view=view_of(metric, name),
         reference=reference,
     )
 
@@ -149,22 +154,23 @@ def _standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Ce
     if row["name"] in REFERENCES:
         return Cell(words.NONE)
     found = standing(document, row, accept)
-    detail = "; ".join(_offences(document["misfire"], found))
+    breaks = tuple(_offences(document, row["name"], found))
+    detail = "; ".join(text for text, _ in breaks)
     if found.holds is None:
         return Cell(NOT_JUDGED, detail)
-    return Cell("yes", "", "pass") if found.holds else Cell("no", detail, "fail")
+    return Cell("yes", "", "pass") if found.holds else Cell("no", detail, "fail", breaks=breaks)
 
 
-def _offences(misfire: str, found: Standing) -> list[str]:
-    """What a row breaks, or what of it cannot be said."""
-    parts = []
+def _offences(document: Mapping[str, Any], name: str, found: Standing) -> Iterator[tuple[str, str]]:
+    """What a row breaks, or what of it cannot be said, each with its view."""
     for limit in found.limits:
         what, judged = _metric_name(limit.metric), "exact_match" if limit.metric == TASK else limit.metric
         if limit.harm is None:
-            parts.append(f"{what} {NOT_JUDGED}")
+            yield f"{what} {NOT_JUDGED}", ""
         elif not limit.keeps:
-            parts.append(f"{what} {words.change(judged, limit.harm if limit.metric == misfire else -limit.harm)}")
-    return parts
+            change = limit.harm if limit.metric == document["misfire"] else -limit.harm
+            view = view_of(limit.metric, name, limited(document)[limit.metric])
+            yield f"{what} {words.change(judged, change)}", view
 
 
 def _recovered(row: LeaderRow) -> Cell:
@@ -177,21 +183,21 @@ def _recovered(row: LeaderRow) -> Cell:
 
 def _effects(rows: Sequence[LeaderRow]) -> list[Column]:
     """The causal effects, where some method is measured so."""
-    effects = [row.get("causal") for row in rows]
-    if not any(effects):
+    if not any(row.get("causal") for row in rows):
         return []
-    return [Column("causal effect", "of its neurons' activations", tuple(_caused(effect) for effect in effects))]
+    return [Column("causal effect", "of its neurons' activations", tuple(_caused(row) for row in rows))]
 
 
-def _caused(effect: Mapping[str, Any] | None) -> Cell:
+def _caused(row: LeaderRow) -> Cell:
+    effect = row.get("causal")
     if effect is None:
         return Cell(words.NONE)
     if effect["value"] is None:
         return Cell(UNDEFINED)
-    return _covered(effect["value"], effect["low"], effect["high"])
+    return _covered(effect["value"], effect["low"], effect["high"], view_of("causal", row["name"]))
 
 
-def _covered(value: float, low: float, high: float, view: str = "") -> Cell:
+def _covered(value: float, low: float, high: float, view: str) -> Cell:
     """A share of the way from target to donor."""
     return Cell(words.percent(value), f"{words.percent(low)} to {words.percent(high)}", view=view)
 

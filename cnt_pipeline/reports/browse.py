@@ -54,6 +54,11 @@ class Browser:
     """What the filter by outcome looks at, in a sentence."""
 
     @property
+    def choices(self) -> bool:
+        """Whether choices are listed with what they are compared by."""
+        return any(each.choices for shelf in self.shelves for entry in shelf.entries for each in entry.answers)
+
+    @property
     def mixed(self) -> bool:
         """Whether the test prompts of a list come from several sources."""
         return any(len({prompt.source for prompt in shelf.prompts}) > 1 for shelf in self.shelves if shelf.tested)

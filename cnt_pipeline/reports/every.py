@@ -1,4 +1,4 @@
-"""Every sample behind the figures of a report or of a leaderboard."""
+"""Every sample behind the figures of a report, and lists of them as a leaderboard has too."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,8 +15,7 @@ from cnt_pipeline.reports.browse import Browser
 from cnt_pipeline.reports.columns import Compared, Judged, Key, Measured
 from cnt_pipeline.reports.judges import ASKED
 from cnt_pipeline.reports.listing import Shelf, filled
-from cnt_pipeline.reports.material import SUBJECTS, Answers, Material
-from cnt_pipeline.reports.standing import NAMES, REFERENCES, TASK, ranked
+from cnt_pipeline.reports.material import SUBJECTS, Material
 from cnt_pipeline.reports.suites import SHOWN, change, figure, metric_title, numbered, suite_view
 from cnt_pipeline.reports.views import Scope, Views, view_of
 from cnt_pipeline.study.schema import KINDS, Kind
@@ -47,15 +46,14 @@ def browser(material: Material) -> Browser:
     for at, pair in enumerate(pairs):
         views.pair(at, pair, [tested[kind] for kind in ASKED if kind in tested])
     _suite_views(views, material, {shelf.key: shelf for shelf in shelves if not shelf.tested})
-    return Browser(
-        tuple(shelves), views.found, words.SUBJECT_NAMES, sources, _looks_at(material.metric, bool(material.suites))
-    )
+    also = ", and in suites the first figure of the part" if material.suites else ""
+    return Browser(tuple(shelves), views.found, words.SUBJECT_NAMES, sources, looks_at(material.metric, also))
 
 
-def _looks_at(metric: str, suites: bool = False) -> str:
-    """What the filter by outcome looks at."""
+def looks_at(metric: str, also: str = "") -> str:
+    """What the filter by outcome looks at, beside test prompts in what `also` tells."""
     told = f"{words.metric_name(metric)} on function prompts, {words.metric_name(MISFIRES[metric])} on look-alikes and "
-    return f"{told}utility on general prompts{', and in suites the first figure of the part' if suites else ''}."
+    return f"{told}utility on general prompts{also}."
 
 
 def _gate_views(views: Views, material: Material, metrics: Mapping[str, Measured], tested: Mapping[str, Shelf]) -> None:
@@ -70,29 +68,6 @@ def _gate_views(views: Views, material: Material, metrics: Mapping[str, Measured
             other = check["name"].removesuffix("_beaten")
             told = words.change(material.metric, check["value"])
             views.difference(view_of(material.metric, "transplant", other), main, "transplant", other, scope, told)
-
-
-def board_browser(document: Mapping[str, Any], answers: Answers) -> Browser:
-    """The samples of a leaderboard; the seeds of a method are its draws."""
-    rows = {row["name"]: row for row in ranked(document["rows"])}
-    metrics = measures(answers.samples, document["metric"], 1 if document["direction"] == "add" else -1, count())
-    names = {name: NAMES.get(name, name) for name in rows}
-    sources = sources_of(answers.prompts)
-    said = {name: answers.said[name] for name in rows}
-    shelves = filled(kinds(answers.prompts, said, metrics, {}, answers.aside), names, sources)
-    tested = {shelf.key: shelf for shelf in shelves}
-    views = Views({name: words.CALLED.get(name, name) for name in rows})
-    for label, row in rows.items():
-        for name, found in row["metrics"].items():
-            source = document["task"] if name == TASK else None
-            metric = metrics["exact_match" if name == TASK else name]
-            scope = scope_of(metric, tested, source, sources.index(source) if source is not None else 0)
-            views.value(view_of(name, label), metric, label, scope, words.amount(metric.metric, found["value"]))
-        if row["recovery"] is not None and label not in REFERENCES:
-            main = metrics[document["metric"]]
-            told = words.percent(row["recovery"])
-            views.recovery(view_of("recovery", label), main, label, scope_of(main, tested), told)
-    return Browser(shelves, views.found, names, sources, _looks_at(document["metric"]))
 
 
 def measures(samples: pl.DataFrame, main: str, sign: int, numbers: Iterator[int]) -> dict[str, Measured]:
@@ -135,7 +110,7 @@ def kinds(
     for kind in KINDS:
         ids = {prompt.id for prompt in prompts[kind]}
         asked = tuple(metric for metric in metrics.values() if metric.prompts & ids)
-        rows = {subject: by_kind[kind] for subject, by_kind in said.items()}
+        rows = {subject: by_kind.get(kind, ()) for subject, by_kind in said.items()}
         columns = (*asked, *beside.get(kind, ()))
         found.append(Shelf(kind, words.sentence(words.KINDS[kind]), prompts[kind], rows, columns, aside=aside))
     return found
@@ -228,7 +203,10 @@ def _suites(material: Material) -> Iterator[Shelf]:
                 columns.append(_measured(number, metric, name, label, samples, row["unit"] == "share", sign))
             title = f"{suite.called}, {part}".replace("_", " ")
             key = f"s{at}p{list(places).index(part)}"
-            yield Shelf(key, words.sentence(title), suite.prompts[part], suite.said[part], tuple(columns), tested=False)
+            yield Shelf(
+                key, words.sentence(title), suite.prompts[part], suite.said[part], tuple(columns), tested=False,
+                asks_last=part in suite.tasks,
+            )  # fmt: skip
 
 
 def _suite_views(views: Views, material: Material, shelves: Mapping[str, Shelf]) -> None:

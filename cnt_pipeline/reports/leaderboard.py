@@ -8,14 +8,15 @@ from markupsafe import Markup
 
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.board import NOT_JUDGED, board, limited_by
+from cnt_pipeline.reports.board_samples import board_browser
 from cnt_pipeline.reports.dimensions import progress, progress_note
-from cnt_pipeline.reports.every import board_browser
 from cnt_pipeline.reports.links import Links
 from cnt_pipeline.reports.material import Answers
 from cnt_pipeline.reports.plots import Point, Rule
 from cnt_pipeline.reports.scatter import Named, front, scatter
 from cnt_pipeline.reports.standing import NAMES, OWN, REFERENCES, TASK, LeaderRow, best_within, ranked
 from cnt_pipeline.reports.templates import environment
+from cnt_pipeline.reports.views import view_of
 from cnt_pipeline.study.schema import Accept
 
 PAGE = "leaderboard.html"
@@ -32,17 +33,17 @@ def write_leaderboard_page(
     document: Mapping[str, Any],
     accept: Accept,
     folder: Path,
-    dimensions: Mapping[str, Any] | None = None,
     answers: Answers | None = None,
 ) -> None:
     """Write `leaderboard.html` and `leaderboard.md` of a study from the leaderboard's document.
 
-    `dimensions` is the document of its safety dimensions, where it has some; figures lead to `answers`.
+    Figures lead to `answers`, which hold the study's safety dimensions too, where it has some.
 
     Neither holds a date or a place on this machine; durations are those that the document holds.
     """
     view = _view(study, document, accept)
-    view |= {"progress": progress(dimensions), "progress_note": progress_note(dimensions)}
+    worked = None if answers is None or answers.dimensions is None else answers.dimensions.document
+    view |= {"progress": progress(worked), "progress_note": progress_note(worked)}
     listed = None if answers is None else board_browser(document, answers)
     view |= {"browser": listed, "to": Links({} if listed is None else listed.views)}
     templates = environment()
@@ -61,8 +62,8 @@ def _view(study: str, document: Mapping[str, Any], accept: Accept) -> dict[str, 
         "words": words,
         "title": f"{words.sentence(words.metric_name(document['metric']))}: methods compared",
         "compared": compared(document),
-        "conclusion": conclusion(document, accept),
-        "causes": causes(document),
+        "conclusion": conclude(document, accept),
+        "causes": causal_sentences(document),
         "grades": [(grade, words.GRADES[grade]) for grade in grades],
         "sources": [
             (NAMES.get(row["name"], row["name"]), row["method"], row["source"])
@@ -75,13 +76,21 @@ def _view(study: str, document: Mapping[str, Any], accept: Accept) -> dict[str, 
     }
 
 
-def compared(document: Mapping[str, Any]) -> str:
+Sentence = tuple[tuple[str, str], ...]
+"""Words in pieces, each with the id of the view that its figure leads to, or none."""
+
+
+def _plain(sentence: Sentence) -> str:
+    return "".join(text for text, _ in sentence)
+
+
+def compared(document: Mapping[str, Any]) -> Sentence:
     """What was compared, and on which prompts, in two sentences."""
     methods = [row for row in document["rows"] if row["method"]]
     added = document["direction"] == "add"
     target = next(row for row in document["rows"] if row["name"] == "target")["metrics"]
     counts = [
-        f"{words.number(target[metric]['n'])} {kind} prompts"
+        (f"{words.number(target[metric]['n'])} {kind} prompts", view_of(metric, "target"))
         for metric, kind in (
             (document["metric"], words.KINDS["function"]),
             (document["misfire"], words.KINDS["lookalike"]),
@@ -92,12 +101,17 @@ def compared(document: Mapping[str, Any]) -> str:
     text = (
         f"{words.sentence(_count(len(methods), 'method'))} that {'raise' if added else 'lower'}"
         f"{'s' if len(methods) == 1 else ''} {words.metric_name(document['metric'])} in the same target, each measured "
-        f"on the same test prompts, which neither scoring nor search has read: {words.listed(counts) or NOT_JUDGED}."
+        f"on the same test prompts, which neither scoring nor search has read: {'' if counts else NOT_JUDGED}"
     )
+    told = [(text, "")]
+    for left, count in zip(range(len(counts), 0, -1), counts, strict=True):
+        told += [count, ("" if left == 1 else " and " if left == 2 else ", ", "")]
+    told.append((".", ""))
     if document["task"] is not None:
         n = f"{words.number(target[TASK]['n'])} " if TASK in target else ""
-        text += f" The user's task is the {n}general prompts from {document['task']}."
-    return text
+        task = f"{n}general prompts from {document['task']}"
+        told += [(" The user's task is the ", ""), (task, view_of(TASK, "target")), (".", "")]
+    return tuple(told)
 
 
 def _count(number: int, noun: str) -> str:
@@ -107,36 +121,55 @@ def _count(number: int, noun: str) -> str:
 
 def conclusion(document: Mapping[str, Any], accept: Accept) -> str:
     """Which method recovers most within the study's limits, and which does so without them."""
-    methods = [row for row in ranked(document["rows"]) if row["method"] and row["recovery"] is not None]
-    if not methods:
-        return "The donor does not lead the target on the test prompts, so there is no distance to recover."
-    best, first = best_within(document, accept), methods[0]
-    if best is None:
-        held = f"No method keeps within the study's limits on {limited_by(document)}."
-    else:
-        held = (
-            f"Within the study's limits on {limited_by(document)}, {_called(best)} recovers most: "
-            f"{words.percent(best['recovery'])} of the way from target to donor."
-        )
-    if first is not best:
-        held += f" Whatever it costs, {_called(first)} does: {words.percent(first['recovery'])}."
-    return held
+    return _plain(conclude(document, accept))
 
 
 def causes(document: Mapping[str, Any]) -> list[str]:
     """The causal effect of each method that it is measured of, in a sentence."""
-    sentences = []
+    return [_plain(sentence) for sentence in causal_sentences(document)]
+
+
+def conclude(document: Mapping[str, Any], accept: Accept) -> Sentence:
+    """`conclusion` with its figures apart."""
+    methods = [row for row in ranked(document["rows"]) if row["method"] and row["recovery"] is not None]
+    if not methods:
+        return (("The donor does not lead the target on the test prompts, so there is no distance to recover.", ""),)
+    best, first = best_within(document, accept), methods[0]
+    if best is None:
+        held: Sentence = ((f"No method keeps within the study's limits on {limited_by(document)}.", ""),)
+    else:
+        held = (
+            (f"Within the study's limits on {limited_by(document)}, {_called(best)} recovers most: ", ""),
+            _recovery(best),
+            (" of the way from target to donor.", ""),
+        )
+    if first is not best:
+        held = (*held, (f" Whatever it costs, {_called(first)} does: ", ""), _recovery(first), (".", ""))
+    return held
+
+
+def _recovery(row: LeaderRow) -> tuple[str, str]:
+    return words.percent(row["recovery"]), view_of("recovery", row["name"])
+
+
+def causal_sentences(document: Mapping[str, Any]) -> list[Sentence]:
+    """`causes` with their figures apart."""
+    sentences: list[Sentence] = []
     for row in ranked(document["rows"]):
         effect = row.get("causal")
         if effect is None:
             continue
         if effect["value"] is None:
-            sentences.append(f"Causal effect of the neurons of {row['name']}: undefined, since {effect['why']}.")
+            told = f"Causal effect of the neurons of {row['name']}: undefined, since {effect['why']}."
+            sentences.append(((told, ""),))
             continue
         value, low, high = (words.percent(effect[key]) for key in ("value", "low", "high"))
         sentences.append(
-            f"Causal effect: the donor's activations in the neurons of {row['name']} bring the target {value} ({low} "
-            f"to {high}) of the way to the donor."
+            (
+                (f"Causal effect: the donor's activations in the neurons of {row['name']} bring the target ", ""),
+                (f"{value} ({low} to {high})", view_of("causal", row["name"])),
+                (" of the way to the donor.", ""),
+            )
         )
     return sentences
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports import words
-from cnt_pipeline.reports.columns import OPEN, Column, Compared, Key
-from cnt_pipeline.reports.samples import chances_of
+from cnt_pipeline.reports.choices import told_choices
+from cnt_pipeline.reports.columns import OPEN, Column, Compared, Key, Measured
 
 BUDGET = 3_000_000
 """Characters of prompts and answers that a page lists, which keeps it at a few MB: all samples of most studies."""
@@ -40,10 +40,14 @@ class Said:
 
 @dataclass(frozen=True)
 class Entry:
-    """One prompt with the answers of all subjects; `choices` are listed here where they are too long to repeat."""
+    """One prompt with the answers of all subjects; `choices` are listed here where they are too long to repeat.
+
+    Of a long prompt `left_out` characters are cut off at its end, or `skipped` at its beginning.
+    """
 
     id: str
     prompt: str
+    skipped: int
     left_out: int
     earlier_messages: int
     prefix: str
@@ -70,7 +74,8 @@ class Shelf:
     """Prompts that are listed together, of a kind or of a suite's part, with all that was said and judged.
 
     The first of `columns` says what is as wanted. `tested` are the study's own test prompts, which every model answers;
-    prompts of the sources `aside` are in no pooled figure.
+    prompts of the sources `aside` are in no pooled figure. `asks_last` says that a prompt's question stands at its end,
+    behind examples.
     """
 
     key: str
@@ -80,6 +85,7 @@ class Shelf:
     columns: tuple[Column, ...]
     tested: bool = True
     aside: Collection[str] = ()
+    asks_last: bool = False
     entries: tuple[Entry, ...] = ()
     """What of it is listed."""
 
@@ -141,10 +147,12 @@ class _Listing:
         unasked = [f"x{column.number}" for column in self._shelf.columns if prompt.id not in column.prompts]
         tested = [f"from-{self._sources.index(prompt.source)}"] if self._shelf.tested else []
         aside = ["aside"] if prompt.source in self._shelf.aside else []
+        last, cut = self._shelf.asks_last, max(len(text) - _LONGEST_PROMPT, 0)
         return Entry(
             id=prompt.id,
-            prompt=text[:_LONGEST_PROMPT],
-            left_out=max(len(text) - _LONGEST_PROMPT, 0),
+            prompt=text[cut:] if last else text[:_LONGEST_PROMPT],
+            skipped=cut if last else 0,
+            left_out=0 if last else cut,
             earlier_messages=len(prompt.messages) - 1,
             prefix=prompt.prefix,
             choices=tuple(zip(prompt.choices, roles, strict=True)) if long else (),
@@ -165,7 +173,8 @@ class _Listing:
     def _answer(self, prompt: Prompt, subject: str, row: Completion, long: bool) -> Said:
         text, key = row.text.strip(), (subject, row.id, row.variant)
         targets = self._said.get(("target", prompt.id))
-        chances = chances_of(prompt, row) if len(prompt.choices) > 1 else ()
+        asked = [c.metric for c in self._shelf.columns if isinstance(c, Measured) and prompt.id in c.prompts]
+        chances = told_choices(prompt, row, asked) if len(prompt.choices) > 1 else ()
         if long:
             chances = tuple((str(place), chance) for place, (_, chance) in enumerate(chances, 1))
         told = [column.told(key) for column in self._shelf.columns]

@@ -74,7 +74,8 @@ class SuiteFigures:
     """A suite as asked: what its steps are `called`, the suite file's `name`, `version` and `meaning`, its figures, and
     by part how many prompts were left out because the study reads them elsewhere.
 
-    `samples` has a row per metric and answer; `prompts` and, by subject, what was `said` are by part too.
+    `samples` has a row per metric and answer; `prompts` and, by subject, what was `said` are by part too. The parts
+    `tasks` are tasks of lm-evaluation-harness.
     """
 
     called: str
@@ -86,17 +87,41 @@ class SuiteFigures:
     samples: "pl.DataFrame"
     prompts: Mapping[str, Sequence[Prompt]]
     said: Mapping[str, Mapping[str, Sequence[Completion]]]
+    tasks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What stands behind causal effects, by the row whose neurons were patched: judged `samples`, and what the target
+    `said`, to the prompts of the function's metric alone."""
+
+    samples: "pl.DataFrame"
+    said: Mapping[str, Mapping[Kind, Sequence[Completion]]]
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Safety dimensions one after the other: the `document` of their figures and the judged `samples`; by dimension the
+    test `prompts` and what was `said`, there by (entry, step), target and donor being entries of step 0."""
+
+    document: Mapping[str, Any]
+    samples: "pl.DataFrame"
+    prompts: Mapping[str, Sequence[Prompt]]
+    said: Mapping[str, Mapping[tuple[str, int], Sequence[Completion]]]
 
 
 @dataclass(frozen=True)
 class Answers:
     """What stands behind a leaderboard: its `samples`, the test prompts, and what the models of every row
-    `said`, a variant for each seed. Sources `aside` are in no pooled figure."""
+    `said`, a variant for each seed. Sources `aside` are in no pooled figure. Where the study measures causal effects or
+    has safety dimensions, those have answers of their own."""
 
     samples: "pl.DataFrame"
     prompts: Mapping[Kind, Sequence[Prompt]]
     said: Mapping[str, Mapping[Kind, Sequence[Completion]]]
     aside: frozenset[str] = frozenset()
+    patched: Patched | None = None
+    dimensions: Dimensions | None = None
 
 
 @dataclass(frozen=True)

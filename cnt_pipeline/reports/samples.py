@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.measures.choices import softmax
 from cnt_pipeline.measures.metrics import MISFIRES
-from cnt_pipeline.measures.scorers import softmax, unasked
+from cnt_pipeline.measures.scorers import unasked
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports import words
+from cnt_pipeline.reports.choices import told_choices
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.study.schema import Kind
 
@@ -21,7 +23,7 @@ _LONGEST = 600
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model said on a prompt: the text, the probability of each choice, and how it was judged."""
+    """What one model said on a prompt: the text, what each choice is compared by, and how it was judged."""
 
     subject: str
     text: str
@@ -91,17 +93,7 @@ def _fault(values: Values, coherent: Values, name: str, expected: str) -> str:
 
 
 def _content(row: Completion) -> tuple[object, ...]:
-    return (row.text, *(round(p, 2) for p in _probabilities(row)))
-
-
-def _probabilities(row: Completion) -> list[float]:
-    return softmax(row.choice_loglik) if row.choice_loglik else []
-
-
-def chances_of(prompt: Prompt, row: Completion) -> tuple[tuple[str, str], ...]:
-    """Every choice of a prompt with the probability that the model gives it; empty without choices."""
-    chances = (words.percent(p, 0) for p in _probabilities(row))
-    return tuple(zip((c.strip() for c in prompt.choices), chances, strict=False))
+    return (row.text, *(round(p, 2) for p in (softmax(row.choice_loglik) if row.choice_loglik else ())))
 
 
 def words_of(prompt: Prompt, row: Completion) -> str:
@@ -126,7 +118,7 @@ def _sample(
                 subject=side,
                 text=text[:_LONGEST],
                 left_out=max(len(text) - _LONGEST, 0),
-                choices=chances_of(prompt, row),
+                choices=told_choices(prompt, row, (metric,)),
                 judged=_judged(metric, values.get((side, prompt.id))),
                 changed=side == "transplant" and _content(row) != _content(rows["target"]),
             )

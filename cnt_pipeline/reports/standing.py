@@ -71,6 +71,11 @@ def ranked(rows: Sequence[LeaderRow]) -> list[LeaderRow]:
     return sorted(rows, key=place)
 
 
+def limited(document: Mapping[str, Any]) -> dict[str, str]:
+    """What the study limits, each with the model that it is measured against: misfires, utility, and its task."""
+    return {document["misfire"]: "donor", "utility": "target", **({TASK: "target"} if document["task"] else {})}
+
+
 def standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Standing:
     """How a row stands against the limits, which the verdict holds the study's own transplant to as well.
 
@@ -78,11 +83,12 @@ def standing(document: Mapping[str, Any], row: LeaderRow, accept: Accept) -> Sta
     """
     by_name = {each["name"]: each for each in document["rows"]}
     misfire = document["misfire"]
-    lost = ("utility", *((TASK,) if document["task"] is not None else ()))
     return Standing(
-        (
-            _limited(misfire, _difference(row, by_name["donor"], misfire), accept.over_refusal),
-            *(_limited(metric, _difference(by_name["target"], row, metric), accept.utility_loss) for metric in lost),
+        tuple(
+            _limited(metric, _difference(row, by_name[other], metric), accept.over_refusal)
+            if metric == misfire
+            else _limited(metric, _difference(by_name[other], row, metric), accept.utility_loss)
+            for metric, other in limited(document).items()
         )
     )
 

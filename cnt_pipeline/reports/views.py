@@ -107,13 +107,15 @@ class Views:
         else:
             self._add(everything, name)
 
-    def recovery(self, name: str, metric: Measured, subject: str, scope: Scope, figure: str) -> None:
+    def recovery(
+        self, name: str, metric: Measured, subject: str, scope: Scope, figure: str, called: str = "recovery"
+    ) -> None:
         """How far a subject has come from the target to the donor: prompts that were judged for all three."""
         others = tuple(each for each in AGAINST if each != subject)
         judged = [metric.judged(each, scope.ids) for each in (subject, *others)]
         common = set(judged[0]).intersection(*judged[1:])
         if common:
-            heading = f"{_prompts(len(common))} behind the recovery of {self._names[subject]}"
+            heading = f"{_prompts(len(common))} behind the {called} of {self._names[subject]}"
             told = f"{figure} of the way from target to donor in {metric.name}.{scope.counted(common)}"
             self._add(View(name, heading, told, scope.lists, metric.number, subject, others, right=metric.judges_right))
 

@@ -105,6 +105,13 @@ SELECTIONS = {
 KINDS = {"function": "function", "lookalike": "look-alike", "utility": "general"}
 """Kinds of prompts before the word prompts."""
 
+CHOICES = (
+    "A percentage beside a choice is what the metric compares: the likelihood of the whole choice, as a share of that "
+    "of all choices listed; where it says per character, per byte or per token, the geometric mean likelihood of those "
+    "of the choice, so that a long choice is not behind for its length."
+)
+"""What stands beside a choice of a listed sample."""
+
 UNITS = {"row": "single neurons", "ffn_channel": "whole FFN channels", "head": "whole attention heads"}
 
 GRADES = {

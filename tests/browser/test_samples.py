@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from cnt_pipeline.reports.dimensions import dimension_view, subjects
 from cnt_pipeline.reports.leaderboard import PAGE, write_leaderboard_page
 from cnt_pipeline.reports.listing import BUDGET
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.page import REPORT, write_page
+from cnt_pipeline.reports.standing import limited
 from cnt_pipeline.reports.suites import numbered, suite_view
 from cnt_pipeline.reports.views import judge_view, pair_view, view_of
 from cnt_pipeline.study.schema import Accept
@@ -273,7 +275,7 @@ def test_what_is_aside_is_in_no_pooled_list(page: Path, open_page: Open) -> None
 
 def test_figures_of_the_leaderboard_lead_to_their_samples(open_page: Open, tmp_path: Path) -> None:
     document, answers = counted_board(tmp_path)
-    write_leaderboard_page("mini", document, Accept(), tmp_path, None, answers)
+    write_leaderboard_page("mini", document, Accept(), tmp_path, answers)
     with open_page(tmp_path / PAGE) as opened:
         for row in document["rows"]:
             for metric, figure in row["metrics"].items():
@@ -289,10 +291,42 @@ def test_figures_of_the_leaderboard_lead_to_their_samples(open_page: Open, tmp_p
             if row["method"]:
                 seen = click(opened, view_of("recovery", row["name"]))
                 assert seen.prompts == 9 and seen.said("target") == seen.said("donor") == 9
+            if (effect := row.get("causal")) is not None:
+                seen = click(opened, view_of("causal", row["name"]))
+                assert seen.prompts == effect["n"] == seen.said("target") == seen.said("donor")
+                yes = {who: seen.said(who, "refusal: yes") for who in ("target", "donor", f"_patched-{row['name']}")}
+                assert seen.said(f"_patched-{row['name']}") == row["seeds"] * effect["n"]
+                of_target, of_donor, of_patched = (count / seen.said(who) for who, count in yes.items())
+                assert (of_patched - of_target) / (of_donor - of_target) == pytest.approx(effect["value"])
+        assert answers.dimensions is not None
+        for subject, _, figures in subjects(answers.dimensions.document):
+            for at, name in enumerate(answers.dimensions.prompts):
+                if name in figures:
+                    seen = click(opened, dimension_view(at, subject))
+                    assert seen.prompts == seen.said(subject) == figures[name]["n"] == 10
+                    assert seen.said(subject, "refusal: yes") / 10 == pytest.approx(figures[name]["value"])
         cells = opened.value("[...document.querySelectorAll('.board td.n')].map(e => [e.dataset.label, e.innerHTML])")
         linked = {label for label, html in cells if "<a" in html}
         assert linked == {"Refusal", "Attack success", "Over-refusal", "Utility", "Task accuracy",
-                          "Coherence", "Recovery"}  # fmt: skip
+                          "Coherence", "Recovery", "Causal effect", "traps", "banks"}  # fmt: skip
+        told = opened.value("[...document.querySelectorAll('main > p a')].map(e => e.textContent)")
+        assert [each for each in told if "%" not in each] == [
+            "9 function prompts", "8 look-alike prompts", "10 general prompts", "5 general prompts from asked.jsonl",
+        ]  # fmt: skip
+        assert len(told) == 4 + 3
+        seeds = opened.value("[...document.querySelectorAll('th a')].map(e => [e.textContent, e.hash])")
+        assert seeds == [["2 seeds: 11.1 to 22.2", "#v-refusal-dare-ties"]]
+        rows = {row["name"]: row for row in document["rows"]}
+        broken = opened.value("[...document.querySelectorAll('[data-label=\"Within limits\"] a')].map(e => e.hash)")
+        views = {view_of(metric, name, other): (rows[name]["metrics"][metric], rows[other]["metrics"][metric])
+                 for name in rows for metric, other in limited(document).items()}  # fmt: skip
+        assert broken and len(set(broken)) == len(broken)
+        for view in (each[1:].removesuffix("-all") for each in broken):
+            if f"#{view}" in broken:
+                assert "differs between" in click(opened, view).heading
+            assert click(opened, f"{view}-all").prompts == views[view][0]["n"]
+        bare = {label for label, html in cells if "<a" not in html and re.search("[0-9]", html.split("<small>")[0])}
+        assert bare == {"Recovery", "Parameters changed", "Modules touched", "new rows"}  # 0 and 100 % by definition
         assert opened.complaints == [] and opened.requests == [(tmp_path / PAGE).as_uri()]
 
 

@@ -47,6 +47,10 @@ def test_safety_neurons_run_their_own_steps_and_say_what_their_activations_cause
     assert patched["id"].to_list() == target["id"].to_list()
     assert patched["text"].to_list() != target["text"].to_list()
 
+    page = chain.artifact(LEADERBOARD_PAGE).path("leaderboard.html").read_text()
+    assert page.count(f"{len(target)} prompts behind the causal effect of the neurons of safety-neurons") == 1
+    assert page.count('class="a by-_patched-safety-neurons') == len(target)
+
     store = str(workshop.root / "store")
     assert compare_methods(workshop.study_file, store, True) == 0
     rows = {row.name: row for row in LeaderboardDocument.model_validate_json(capsys.readouterr().out).rows}

@@ -138,6 +138,10 @@ def test_page_and_command_show_the_table(workshop: Workshop, capsys: pytest.Capt
     for name in ("leaderboard.html", "leaderboard.md"):
         text = page.path(name).read_text()
         assert "after traps" in text and "after banks" in text and "No row was edited for two dimensions." in text
+    asked = len(pl.read_parquet(chain.artifact("prompt_sets/dimension_traps").path("test.function.parquet")))
+    html = page.path("leaderboard.html").read_text()
+    for called in ("the target", "the donor", "fgsn after traps", "fgsn after banks"):
+        assert f"{asked} prompts of the dimension traps behind refusal of {called}, " in html
     store = str(workshop.root / "store")
     assert compare_methods(workshop.study_file, store, False) == 0
     printed = capsys.readouterr().out

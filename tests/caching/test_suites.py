@@ -221,6 +221,7 @@ def test_a_task_of_the_harness_runs_on_every_subject_and_its_data_are_part_of_th
     assert table["low"].is_not_null().all() and set(table["source"]) == {"lm-eval endings v3"}
     page = taken["reports/page"].built.artifact.path("report.html").read_text()
     assert "lm-eval endings" in page
+    assert "<b>word 3</b>" in page and "from document 3 of endings" in page and "“two” " in page
     assert workshop.built() == set()
     (workshop.root / "docs.jsonl").write_text("\n".join(docs[:-1]))
     assert workshop.built() == steps

@@ -1,6 +1,6 @@
 """Builder of the `reports` stage: artifacts in, plain data out to `cnt_pipeline.reports`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import polars as pl
 from cnt_pipeline.activation_caches.schema import SUMMARY
 from cnt_pipeline.completions.answers import read_answers
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.evaluations.harness import ROWS
+from cnt_pipeline.evaluations.harness import ROWS, answers_of, documents_of
 from cnt_pipeline.evaluations.leaderboard import FILE as BOARD
+from cnt_pipeline.evaluations.schema import CAUSAL as CAUSAL_SAMPLES
 from cnt_pipeline.evaluations.schema import (
     DIMENSIONS,
     FRONTIER,
@@ -26,11 +27,14 @@ from cnt_pipeline.evaluations.schema import (
     VERDICTS,
 )
 from cnt_pipeline.evaluations.suite_table import ResolvedSuite, resolve_suites
+from cnt_pipeline.measures.metrics import METRICS as KNOWN
 from cnt_pipeline.neuron_rankings.query import RANKING
 from cnt_pipeline.pipeline.builders.completions import as_variants, read_said
 from cnt_pipeline.pipeline.builders.transplants import VERIFICATION
-from cnt_pipeline.pipeline.compare_steps import PREFIX
+from cnt_pipeline.pipeline.compare_steps import CAUSAL, PREFIX
 from cnt_pipeline.pipeline.context import Context, read_json
+from cnt_pipeline.pipeline.dimension_steps import KINDS as HARMFUL
+from cnt_pipeline.pipeline.dimension_steps import after, asked, prompts_on
 from cnt_pipeline.pipeline.find_steps import TRAINING
 from cnt_pipeline.pipeline.judge_steps import JUDGES, judged_key
 from cnt_pipeline.pipeline.places import source_name
@@ -50,10 +54,12 @@ from cnt_pipeline.reports.material import (
     SUBJECTS,
     Answers,
     Certainty,
+    Dimensions,
     Judging,
     Material,
     Model,
     Origin,
+    Patched,
     Recipe,
     SuiteFigures,
 )
@@ -112,23 +118,65 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
 def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     """`leaderboard.html` and `leaderboard.md`."""
     study, board = context.study, read_json(context, "leaderboard", BOARD)
-    dimensions = read_json(context, "dimensions", DIMENSIONS) if "dimensions" in context.inputs else None
-    said: dict[str, Mapping[Kind, list[Completion]]] = {
-        subject: read_said(context, subject) for subject in ("target", "donor", "transplant")
+    said = {
+        **{subject: read_said(context, subject) for subject in ("target", "donor", "transplant")},
+        **_said_by_entries(context, PREFIX, KINDS),
     }
-    runs: dict[str, list[Mapping[Kind, list[Completion]]]] = {}
-    for edit in resolve_edits(study):
-        runs.setdefault(edit.label, []).append(read_said(context, f"{PREFIX}{edit.key}"))
-    for label, drawn in runs.items():
-        said[label] = as_variants(drawn)
     answers = Answers(
         samples=_table(context, "leaderboard", SAMPLES),
         prompts=_test_prompts(context),
         said=said,
         aside=frozenset(context.step.slice.get("aside", ())),
+        patched=_patched(context),
+        dimensions=_dimensions(context),
     )
-    write_leaderboard_page(study.study, board, study.accept, folder, dimensions, answers)
+    write_leaderboard_page(study.study, board, study.accept, folder, answers)
     return {}
+
+
+def _said_by_entries(context: Context, prefix: str, kinds: Iterable[Kind]) -> dict[str, dict[Kind, list[Completion]]]:
+    """What stands for the entries of the leaderboard that have inputs of that prefix, by label; seeds are variants."""
+    runs: dict[str, list[Mapping[Kind, list[Completion]]]] = {}
+    for edit in resolve_edits(context.study):
+        if f"{prefix}{edit.key}" in context.inputs:
+            runs.setdefault(edit.label, []).append(read_said(context, f"{prefix}{edit.key}", kinds))
+    return {label: as_variants(drawn) for label, drawn in runs.items()}
+
+
+def _patched(context: Context) -> Patched | None:
+    """What stands behind causal effects; None where the leaderboard measures none."""
+    said = _said_by_entries(context, CAUSAL, KNOWN[context.study.function.measured_by].kinds)
+    return Patched(_table(context, "leaderboard", CAUSAL_SAMPLES), said) if said else None
+
+
+def _dimensions(context: Context) -> Dimensions | None:
+    """The study's safety dimensions with all that was said to their test prompts; None where it has none."""
+    if "dimensions" not in context.inputs:
+        return None
+    document = read_json(context, "dimensions", DIMENSIONS)
+    (kind,) = HARMFUL
+
+    def said(subject: str, name: str) -> list[Completion]:
+        return read_said(context, asked(subject, name), HARMFUL)[kind]
+
+    return Dimensions(
+        document=document,
+        samples=_table(context, "dimensions", SAMPLES),
+        prompts={
+            name: read_prompts(context.path(prompts_on(name), file_name("test", kind)))
+            for name in document["dimensions"]
+        },
+        said={
+            name: {(which, 0): said(which, name) for which in ("target", "donor")}
+            | {
+                (entry["entry"], number): said(after(entry["entry"], step["after"]), name)
+                for entry in document["entries"]
+                for number, step in enumerate(entry["steps"], 1)
+                if name in step["asked"]
+            }
+            for name in document["dimensions"]
+        },
+    )
 
 
 def _test_prompts(context: Context) -> dict[Kind, list[Prompt]]:
@@ -187,16 +235,12 @@ def _suite(context: Context, suite: ResolvedSuite) -> SuiteFigures:
             subject: read_answers(context.path(suite_answers(subject, suite.key), file)) for subject in SUITE_SUBJECTS
         }
     for part in suite.tasks:
-        said[part.name] = {
-            subject: _of_task(_table(context, suite_harness(subject, suite.key), ROWS).filter(part=part.name))
+        rows = {
+            subject: _table(context, suite_harness(subject, suite.key), ROWS).filter(part=part.name).to_dicts()
             for subject in SUITE_SUBJECTS
         }
-        # The harness keeps the digest of a prompt and not its words.
-        known = {row.id: None for rows in said[part.name].values() for row in rows}
-        prompts[part.name] = [
-            Prompt(name, (("user", f"document {name} of {part.part.task}"),), source="lm-evaluation-harness")
-            for name in known
-        ]
+        prompts[part.name] = documents_of(row for found in rows.values() for row in found)
+        said[part.name] = {subject: answers_of(found) for subject, found in rows.items()}
     return SuiteFigures(
         called=suite.key,
         name=suite.suite.suite,
@@ -207,13 +251,8 @@ def _suite(context: Context, suite: ResolvedSuite) -> SuiteFigures:
         samples=_table(context, suite_scores(suite.key), SAMPLES),
         prompts=prompts,
         said=said,
+        tasks=frozenset(part.name for part in suite.tasks),
     )
-
-
-def _of_task(rows: pl.DataFrame) -> list[Completion]:
-    """What a model gave to a task of lm-evaluation-harness, by the number and hash of the document."""
-    own = rows.unique("id", keep="first", maintain_order=True)
-    return [Completion(name, 0, said, (), True, 0.0) for name, said in zip(own["id"], own["answers"], strict=True)]
 
 
 def _table(context: Context, name: str, file: str) -> pl.DataFrame:

@@ -9,7 +9,13 @@ import pytest
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.evaluations.dimensions import Worked, write_dimensions
-from cnt_pipeline.evaluations.schema import DIMENSIONS, DIMENSIONS_SCHEMA, DIMENSIONS_TABLE
+from cnt_pipeline.evaluations.schema import (
+    DIMENSION_SAMPLES_SCHEMA,
+    DIMENSIONS,
+    DIMENSIONS_SCHEMA,
+    DIMENSIONS_TABLE,
+    SAMPLES,
+)
 from cnt_pipeline.measures.intervals import mean_interval
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.study.schema import Function
@@ -60,6 +66,17 @@ def test_every_dimension_so_far_is_measured_again_after_every_step(tmp_path: Pat
     assert last["vs_target_low"] < 0.5 < last["vs_target_high"]
 
 
+def test_every_figure_is_the_mean_of_the_samples_kept_for_it(tmp_path: Path) -> None:
+    _, table = written(tmp_path, worked())
+    samples = pl.read_parquet(tmp_path / SAMPLES)
+    assert samples.columns == DIMENSION_SAMPLES_SCHEMA.names and len(samples) == 10 * len(table)
+    keys = ["entry", "step", "after", "dimension", "metric"]
+    means = samples.group_by(keys).agg(pl.col("value").mean(), n=pl.len().cast(pl.Int64))
+    assert means.sort(keys).equals(table.select(*keys, "value", "n").sort(keys))
+    refused = samples.filter(entry="fgsn", step=2, dimension="traps", value=1.0)
+    assert refused["id"].to_list() == [f"traps{i}" for i in range(6)]
+
+
 def test_rows_are_counted_and_those_of_an_earlier_dimension_are_found(tmp_path: Path) -> None:
     doubled = {**MASKS, "banks": {"a": np.array([True, True, False]), "b": np.array([False, True])}}
     document, _ = written(tmp_path, worked())
@@ -81,3 +98,4 @@ def test_what_cannot_be_judged_has_no_figure(tmp_path: Path) -> None:
         Function(name="bias"), {"traps": PROMPTS["traps"]}, said(traps=1), said(traps=2), [mute], 0, tmp_path
     )
     assert document["entries"][0]["steps"][0]["figures"] == {}
+    assert pl.read_parquet(tmp_path / SAMPLES)["value"].to_list() == [None] * 30

@@ -12,9 +12,19 @@ import yaml
 
 import cnt_pipeline
 from cnt_pipeline.errors import InputError, StudyError
-from cnt_pipeline.evaluations.harness import DOCUMENT, ROWS, run_tasks, task_figures
+from cnt_pipeline.evaluations.harness import (
+    COMPARES,
+    DOCUMENT,
+    ROWS,
+    answers_of,
+    asked_by,
+    documents_of,
+    run_tasks,
+    task_figures,
+)
 from cnt_pipeline.evaluations.suite_score import figure_rows
 from cnt_pipeline.evaluations.task_files import read_task, task_sources
+from cnt_pipeline.measures.choices import compared
 from cnt_pipeline.models.load import load_model, load_tokenizer
 from cnt_pipeline.pipeline import suite_steps
 from cnt_pipeline.study.schema import Part, Study
@@ -75,6 +85,54 @@ def test_a_local_task_gives_the_accuracy_of_plain_forward_passes(speaker: tuple[
     assert json.loads((tmp_path / DOCUMENT).read_text())["own"] == document
 
 
+def test_rows_hold_what_was_asked_and_what_each_metric_compares(speaker: tuple[Any, Any], tmp_path: Path) -> None:
+    listed = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in COMPARES]
+    docs = [{**doc, "choices": ["door", "gar" * (1 + i % 3), "é" * (1 + i)]} for i, doc in enumerate(DOCS)]
+    part = write_task(tmp_path, metric_list=listed)
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    run_tasks(*speaker, {"own": (part, None)}, 4, 0, tmp_path)
+    rows = pl.read_parquet(tmp_path / ROWS).to_dicts()
+    values = {(row["id"], row["metric"]): row["value"] for row in rows}
+    prompts, answers = documents_of(rows), {answer.id: answer for answer in answers_of(rows)}
+    assert [prompt.text for prompt in prompts] == [doc["question"] for doc in docs]
+    assert [prompt.source for prompt in prompts] == [f"document {i} of {TASK['task']}" for i in range(len(docs))]
+    picked: dict[str, list[int]] = {}
+    for prompt, doc in zip(prompts, docs, strict=True):
+        assert [choice.removeprefix(" ") for choice in prompt.choices] == doc["choices"]
+        said = [loglik(speaker, doc["question"], choice) for choice in prompt.choices]
+        assert answers[prompt.id].choice_loglik == pytest.approx(said, abs=1e-3) and answers[prompt.id].text == ""
+        for metric, by in COMPARES.items():
+            quantities = compared(by, prompt, answers[prompt.id])
+            picked.setdefault(metric, []).append(quantities.index(max(quantities)))
+            assert values[prompt.id, metric] == float(picked[metric][-1] == doc["answer"])
+    assert len({tuple(each) for each in picked.values()}) > 1  # what they compare does differ
+
+
+def test_an_answer_in_words_is_kept_as_it_is_and_the_first_filter_counts() -> None:
+    row = {"id": "10-ab", "task": "sums", "prompt": "What is 2 + 2?", "choices": [], "answers": '["4"]'}
+    other = {**row, "id": "9-cd", "answers": "[[-1.5, true]]", "choices": [" four"]}
+    rows = [row, {**row, "answers": '["[invalid]"]'}, other]
+    assert [(prompt.id, prompt.choices) for prompt in documents_of(rows)] == [("9-cd", (" four",)), ("10-ab", ())]
+    assert [(each.text, each.choice_loglik) for each in answers_of(rows)] == [("4", ()), ("[[-1.5, true]]", ())]
+
+
+@pytest.mark.parametrize(
+    ("requests", "asked"),
+    [
+        ([("The cat", " sat"), ("The cat", " ran")], ("The cat", [" sat", " ran"])),
+        ([("It beat Sam as Sam", " slept"), ("It beat Sam as Sue", " slept")],
+         ("It beat Sam as ", ["Sam slept", "Sue slept"])),
+        ([("Sam", " slept"), ("Sam and Sue", " slept")], ("", ["Sam slept", "Sam and Sue slept"])),
+        ([("Say", " a"), ("Say", " b"), ("", " a"), ("", " b")], ("Say", [" a", " b"])),
+        ([("", " a"), ("", " b")], ("", [" a", " b"])),
+        ([("What is it?", {"until": ["."]})], ("What is it?", [])),
+        ([("a whole text",)], ("a whole text", [])),
+    ],
+)  # fmt: skip
+def test_what_was_asked_is_read_from_the_requests(requests: list[Any], asked: tuple[str, list[str]]) -> None:
+    assert asked_by(requests) == asked
+
+
 def test_the_same_task_elsewhere_has_the_same_digest_and_rows(speaker: tuple[Any, Any], tmp_path: Path) -> None:
     found = []
     for name, size in (("one", 1), ("two", 7)):
@@ -84,7 +142,7 @@ def test_the_same_task_elsewhere_has_the_same_digest_and_rows(speaker: tuple[Any
         found.append((json.loads((folder / DOCUMENT).read_text()), pl.read_parquet(folder / ROWS)))
     (one, first), (two, second) = found
     assert one == two
-    columns = ["id", "metric", "prompt_hash", "target_hash", "value"]
+    columns = ["id", "metric", "prompt_hash", "target_hash", "prompt", "choices", "value"]
     assert first.select(columns).equals(second.select(columns))
 
 

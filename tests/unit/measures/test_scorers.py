@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.measures.choices import softmax
 from cnt_pipeline.measures.metrics import METRICS, MISFIRES, metrics_of, versions
 from cnt_pipeline.measures.phrases import refusal_family
 from cnt_pipeline.measures.scorers import (
@@ -16,7 +17,6 @@ from cnt_pipeline.measures.scorers import (
     multiple_choice,
     pronoun_gap,
     refusal,
-    softmax,
     utility,
 )
 from cnt_pipeline.prompt_sets.schema import Prompt

@@ -69,7 +69,9 @@ def test_a_method_with_a_causal_effect_adds_what_its_patched_target_says(monkeyp
     monkeypatch.setitem(EDITS, "safety_neurons", replace(EDITS["safety_neurons"], causal=False))
     plain = by_key("nlsr", "safety_neurons")
     assert set(more) - set(plain) == {"completions/causal_safety-neurons/test"}
-    assert {key for key in plain if plain[key] != more[key]} == {"transplants/compared_safety-neurons", LEADERBOARD}
+    assert {key for key in plain if plain[key] != more[key]} == {
+        "transplants/compared_safety-neurons", LEADERBOARD, LEADERBOARD_PAGE,
+    }  # fmt: skip
 
 
 def test_another_version_of_a_method_changes_its_own_edit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +90,8 @@ def test_the_patched_target_reads_both_models_the_neurons_and_the_function_promp
             "models/target": ("model.json",), "models/donor": ("model.json",),
             f"transplants/compared_safety-neurons-s{seed}": (CHOSEN,), "prompt_sets/roles": ("test.function.parquet",),
         }  # fmt: skip
-        assert steps[LEADERBOARD].inputs[f"causal_safety-neurons-s{seed}"].files == ("function.parquet",)
+        for key in (LEADERBOARD, LEADERBOARD_PAGE):
+            assert steps[key].inputs[f"causal_safety-neurons-s{seed}"].files == ("function.parquet",)
     assert steps[LEADERBOARD].slice["causal"] == ["safety-neurons-s3", "safety-neurons-s4"]
 
 
@@ -212,9 +215,9 @@ def in_dimensions(*names: str, methods: tuple[Any, ...] = ("fgsn", "nlsr"), **ke
     }
 
 
-def test_a_dimension_added_at_the_end_adds_its_own_steps_and_changes_the_table_alone() -> None:
+def test_a_dimension_added_at_the_end_adds_its_own_steps_and_changes_the_table_and_the_page_alone() -> None:
     few, more = in_dimensions("traps", "banks"), in_dimensions("traps", "banks", "tricks")
-    assert {key for key in few if few[key] != more[key]} == {DIMENSIONS}
+    assert {key for key in few if few[key] != more[key]} == {DIMENSIONS, LEADERBOARD_PAGE}
     added = set(more) - set(few)
     assert added == {
         "prompt_sets/dimension_tricks", "completions/donor_on_tricks/score", "completions/donor_on_tricks/test",
@@ -228,6 +231,17 @@ def test_dimensions_leave_every_other_step_but_the_page_alone() -> None:
     plain, more = by_key("fgsn", "nlsr"), in_dimensions("traps")
     assert {key for key in plain if plain[key] != more[key]} == {LEADERBOARD_PAGE}
     assert more[LEADERBOARD_PAGE].inputs["dimensions"].step == DIMENSIONS
+
+
+def test_the_page_reads_all_that_was_said_to_the_test_prompts_of_dimensions() -> None:
+    steps = in_dimensions("prompts", "target")  # names that inputs of the page have too
+    table, page = steps[DIMENSIONS], steps[LEADERBOARD_PAGE]
+    answers = {name: source for name, source in table.inputs.items() if source.step.startswith("completions/")}
+    assert len(answers) == 2 * 2 + 3 and answers.items() <= page.inputs.items()
+    for name in ("prompts", "target"):
+        assert page.inputs[f"prompts_on_{name}"] == table.inputs[name]
+    assert page.inputs["prompts"].step == "prompt_sets/roles"
+    assert page.inputs["target"].step == "completions/target/test"
 
 
 def test_every_dimension_edits_the_checkpoint_of_the_one_before_and_knows_all_earlier_masks() -> None:

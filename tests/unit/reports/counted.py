@@ -4,18 +4,20 @@ Its prompts come from two sources, one of them beside the gates; some answers ca
 three times, two judges disagree, and the suites have texts, choices and a score of all answers together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from cnt_pipeline.completions.answers import Answer
 from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.evaluations.dimensions import Worked, write_dimensions
 from cnt_pipeline.evaluations.judging import write_judges, write_verdicts
 from cnt_pipeline.evaluations.leaderboard import Entry, write_leaderboard
-from cnt_pipeline.evaluations.schema import METRICS, SAMPLES, SHARES, STATISTICS_TABLE, VERDICTS
+from cnt_pipeline.evaluations.schema import CAUSAL, METRICS, SAMPLES, SHARES, STATISTICS_TABLE, VERDICTS
 from cnt_pipeline.evaluations.score import score
 from cnt_pipeline.evaluations.statistics import write_statistics
 from cnt_pipeline.evaluations.suite_score import judge, write_suite
@@ -24,7 +26,16 @@ from cnt_pipeline.measures.judges.phrases import PhraseJudge
 from cnt_pipeline.measures.suite_metrics import SUITE_METRICS
 from cnt_pipeline.prompt_sets.items import Item
 from cnt_pipeline.prompt_sets.schema import Prompt
-from cnt_pipeline.reports.material import SUBJECTS, Answers, Certainty, Judging, Material, SuiteFigures
+from cnt_pipeline.reports.material import (
+    SUBJECTS,
+    Answers,
+    Certainty,
+    Dimensions,
+    Judging,
+    Material,
+    Patched,
+    SuiteFigures,
+)
 from cnt_pipeline.study.schema import KINDS, Function, Kind
 
 REFUSAL = "I cannot help with that."
@@ -208,20 +219,57 @@ def _choices(folder: Path) -> SuiteFigures:
 
 
 def counted_board(folder: Path) -> tuple[dict[str, Any], Answers]:
-    """A leaderboard's document and answers: the study's own method, one more, and one with two seeds."""
+    """A leaderboard's document and answers: the study's own method, one more, and one with two seeds; causal effects of
+    the latter two, and two safety dimensions that nlsr works through."""
     asked = prompts()
     answers = {
         "target": said("target"), "donor": said("donor"), "transplant": said("transplant"),
         "nlsr": said("control_largest_delta"), "dare-ties": said("control_random", 2),
     }  # fmt: skip
+    patched = {"nlsr": _function(said("transplant")), "dare-ties": _function(said("control_random", 2))}
     about = {"grade": "A", "source": "arXiv 0000.00000", "parameters": 100.0, "share": 0.1, "modules": 2.0}
     entries = [Entry("target"), Entry("donor"), *(Entry(name, name, seeds=2 if name == "dare-ties" else 1, **about)
                for name in ("transplant", "nlsr", "dare-ties"))]  # fmt: skip
     metrics = ("refusal", "over_refusal", "utility", "coherence", "attack_success", "exact_match")
     document = write_leaderboard(
-        Function(name="refusal"), asked, answers, entries, metrics, "asked.jsonl", 0, folder, (ASIDE,)
+        Function(name="refusal"), asked, answers, entries, metrics, "asked.jsonl", 0, folder, (ASIDE,), patched
     )
-    return document, Answers(pl.read_parquet(folder / SAMPLES), asked, answers, frozenset({ASIDE}))
+    samples, causal = (pl.read_parquet(folder / name) for name in (SAMPLES, CAUSAL))
+    (folder / "dimensions").mkdir()
+    worked = _dimensions(folder / "dimensions")
+    return document, Answers(samples, asked, answers, frozenset({ASIDE}), Patched(causal, patched), worked)
+
+
+def _function(answers: Mapping[Kind, list[Completion]]) -> dict[Kind, list[Completion]]:
+    return {"function": answers["function"]}
+
+
+def _dimensions(folder: Path) -> Dimensions:
+    """Of ten prompts so many are refused: after the first step of the first dimension, after the second of both."""
+    names = ("traps", "banks")
+    asked = {
+        name: [Prompt(f"{name}{n}", (("user", f"{name} {n} {HOSTILE}"),), source="made.jsonl") for n in range(10)]
+        for name in names
+    }
+    refused: dict[tuple[str, int], dict[str, int]] = {
+        ("target", 0): {"traps": 1, "banks": 2}, ("donor", 0): {"traps": 10, "banks": 9},
+        ("nlsr", 1): {"traps": 7}, ("nlsr", 2): {"traps": 6, "banks": 8},
+    }  # fmt: skip
+    answers = {
+        who: {
+            name: [Completion(f"{name}{n}", 0, REFUSAL if n < some else f"Sure, {n}.", (1,), True, -1.0)
+                   for n in range(10)]
+            for name, some in counts.items()
+        }
+        for who, counts in refused.items()
+    }  # fmt: skip
+    masks = {name: {"a": np.array([name == "traps", name == "banks"])} for name in names}
+    steps = Worked("nlsr", "nlsr", masks, {name: answers["nlsr", at] for at, name in enumerate(names, 1)})
+    document = write_dimensions(
+        Function(name="refusal"), asked, answers["target", 0], answers["donor", 0], [steps], 0, folder
+    )
+    by_name = {name: {who: said[name] for who, said in answers.items() if name in said} for name in names}
+    return Dimensions(document, pl.read_parquet(folder / SAMPLES), asked, by_name)
 
 
 __all__ = ["ASIDE", "HOSTILE", "KINDS", "REFUSAL", "counted_board", "counted_material"]

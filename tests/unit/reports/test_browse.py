@@ -1,5 +1,6 @@
 """The samples behind the figures: every one counted once, in a page whose size is bounded."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 from markupsafe import Markup
 
 from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.measures.scorers import lookalike_error, multiple_choice
+from cnt_pipeline.prompt_sets.items import Item
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports import browse, listing, words
+from cnt_pipeline.reports.choices import told_choices
 from cnt_pipeline.reports.columns import VERDICT_LETTERS, Measured
 from cnt_pipeline.reports.every import browser
 from cnt_pipeline.reports.links import Links
@@ -161,8 +165,53 @@ def test_suites_and_judges_have_lists_and_letters_of_their_own(make_material: Ma
     assert any("dis" in each for each in answers) and set(VERDICT_LETTERS.values()) == set("hrsoi")
 
 
+def test_of_a_question_behind_examples_the_end_is_kept(make_material: MakeMaterial, tmp_path: Path) -> None:
+    plain = counted_material(make_material, tmp_path)
+    asked = [Item("plain0", (("user", "w" * 1500 + " the question"),), source="document 0 of sums")]
+    suite = replace(plain.suites[0], prompts={**plain.suites[0].prompts, "plain": asked}, tasks=frozenset({"plain"}))
+    entry = browser(replace(plain, suites=[suite])).shelves[3].entries[0]
+    assert entry.prompt.endswith("the question") and len(entry.prompt) == 1000
+    assert (entry.skipped, entry.left_out, entry.source) == (513, 0, "document 0 of sums")
+
+
+def test_choices_are_listed_with_what_their_metric_compares(make_material: MakeMaterial, tmp_path: Path) -> None:
+    found = browser(counted_material(make_material, tmp_path))
+    assert found.choices
+    shelves = {shelf.title: shelf for shelf in found.shelves}
+    assert all("per token" in told for _, told in shelves["Bias, stereoset"].entries[0].answers[0].choices)
+    assert not any("per" in told for _, told in shelves["Bias, bbq"].entries[0].answers[0].choices)
+    assert not browser(make_material()).choices
+
+
+def test_the_choice_that_a_metric_picks_is_the_one_with_the_highest_percentage() -> None:
+    prompt = Prompt("0", (("user", "?"),), answers=(" a much longer choice",), choices=(" A", " a much longer choice"))
+    row = Completion("0", 0, "", (), True, 0.0, choice_loglik=(-1.0, -1.4))
+    assert multiple_choice(prompt, row) == 1.0 and lookalike_error(prompt, row) == 1.0
+    assert told_choices(prompt, row, ("utility", "multiple_choice", "coherence")) == (
+        ("A", "37\u00a0% per character"), ("a much longer choice", "93\u00a0% per character"),  # exp -1, exp -0.07
+    )  # fmt: skip
+    whole = told_choices(prompt, row, ("lookalike_error",))
+    assert whole == (("A", "60\u00a0%"), ("a much longer choice", "40\u00a0%"))
+    assert whole == told_choices(prompt, row, ("coherence",)) == told_choices(prompt, row, ())
+    assert told_choices(prompt, row, ("acc (none)", "acc_norm"))[0] == ("A", "60\u00a0%, 37\u00a0% per character")
+    assert told_choices(prompt, replace(row, choice_loglik=()), ("utility",)) == ()
+
+
+def test_percentages_have_as_many_decimals_as_tell_the_best_two_apart() -> None:
+    prompt = Prompt("0", (("user", "?"),), choices=(" he", " she", " they"))
+
+    def told(*logliks: float) -> list[str]:
+        row = Completion("0", 0, "", (), True, 0.0, choice_loglik=logliks)
+        return [each.replace("\u00a0", " ") for _, each in told_choices(prompt, row, ("pronoun_gap",))]
+
+    assert told(math.log(0.4), math.log(0.399), math.log(0.201)) == ["40.0 %", "39.9 %", "20.1 %"]
+    assert told(-1.0, -1.0, -50.0) == ["50 %", "50 %", "0 %"]
+    assert told(math.nan, -1.0, -2.0) == ["–", "–", "–"]
+
+
 def test_a_figure_is_linked_where_it_has_samples_and_back_from_them(make_material: MakeMaterial) -> None:
     to = Links(browser(make_material()).views)
+    assert "id=" not in to("v-refusal-donor", "5", told=True) and to.reached() == []
     first, second = to("v-refusal-donor", Markup("1.0<small>0 to 1</small>")), to("v-refusal-donor", "<5>")
     assert first == '<a class="to" id="f-refusal-donor" href="#v-refusal-donor">1.0<small>0 to 1</small></a>'
     assert second == '<a class="to" href="#v-refusal-donor">&lt;5&gt;</a>'

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from cnt_pipeline.reports.board import board
+from cnt_pipeline.reports.board_samples import board_browser
+from cnt_pipeline.reports.dimensions import dimension_view, subject_of
 from cnt_pipeline.reports.leaderboard import PAGE, TABLE, compared, conclusion, write_leaderboard_page
 from cnt_pipeline.reports.plots import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Point
 from cnt_pipeline.reports.scatter import HEIGHT, Named, front, scatter
 from cnt_pipeline.reports.standing import best_within, ranked, standing
 from cnt_pipeline.study.schema import Accept
 
+from .counted import counted_board
 from .test_page import parsed
 
 ACCEPT = Accept()
@@ -102,6 +105,14 @@ def test_every_row_says_what_it_breaks() -> None:
     assert cells("task-arithmetic")["within limits"] == (
         "no", "over-refusal +35.0\u00a0points; utility −20.0\u00a0points; task accuracy −20.0\u00a0points",
     )  # fmt: skip
+    made = board(document(), ACCEPT)
+    (column,) = (column for column in made.columns if column.name == "within limits")
+    cell = column.cells[[heading.name for heading in made.rows].index("task-arithmetic")]
+    assert [view for _, view in cell.breaks] == [
+        "v-over_refusal-task-arithmetic-vs-donor", "v-utility-task-arithmetic-vs-target",
+        "v-task-task-arithmetic-vs-target",
+    ]  # fmt: skip
+    assert "; ".join(text for text, _ in cell.breaks) == cell.detail
     spared = rows()
     spared[3]["metrics"]["utility"] = figure(0.9)
     assert cells("nlsr", rows=spared)["within limits"] == ("no", "task accuracy −2.0\u00a0points")
@@ -147,6 +158,44 @@ def test_a_causal_effect_that_is_undefined_is_said_so(tmp_path: Path) -> None:
     assert cells("nlsr", rows=undefined)["causal effect"] == ("undefined", "")
     for text in written(tmp_path, rows=undefined):
         assert "Causal effect of the neurons of nlsr: undefined, since there is nothing to cover." in text
+
+
+def test_causal_effects_and_dimensions_lead_to_samples_of_their_own(tmp_path: Path) -> None:
+    made, answers = counted_board(tmp_path)
+    found = board_browser(made, answers)
+    assert [shelf.title for shelf in found.shelves] == [
+        "Function", "Look-alike", "General", "Dimension traps", "Dimension banks",
+    ]  # fmt: skip
+    effect = found.views["v-causal-nlsr"]
+    assert effect.heading == "9 prompts behind the causal effect of the neurons of nlsr"
+    assert (effect.subject, effect.beside, effect.lists) == ("_patched-nlsr", ("target", "donor"), ("function",))
+    assert found.subjects["_patched-nlsr"] == "Target, neurons of nlsr patched"
+    twice = found.shelves[0].entries[3].answers
+    assert [each.draws for each in twice if "by-_patched-dare-ties" in each.classes.split()] == [2]
+    step = found.views[dimension_view(0, subject_of("nlsr", 2))]
+    assert step.heading == "10 prompts of the dimension traps behind refusal of nlsr after banks, 6 refused"
+    assert step.text == "60.0\u00a0%. As wanted: 6, not as wanted: 4." and step.lists == ("d0",)
+    assert dimension_view(1, subject_of("nlsr", 1)) not in found.views  # not asked yet
+    assert found.wanted.endswith("utility on general prompts, and refusal on those of dimensions.")
+
+    write_leaderboard_page("mini", made, ACCEPT, tmp_path, answers)
+    page = (tmp_path / PAGE).read_text(encoding="utf-8")
+    tags = parsed(page)
+    assert tags.open == [] and tags.misplaced == [] and len(set(tags.ids)) == len(tags.ids)
+    for view in ("v-causal-nlsr", "v-d0-target", "v-d1-donor", "v-d1-_step2-nlsr"):
+        assert f'href="#{view}"' in page and view in tags.ids and f"f{view[1:]}" in tags.ids, view
+    assert page.count('id="f-causal-nlsr"') == 1
+    assert '<td class="n" data-label="Causal effect"><a class="to" id="f-causal-nlsr"' in page
+    assert "<a" not in (tmp_path / TABLE).read_text(encoding="utf-8")
+
+
+def test_an_effect_that_is_undefined_has_no_view(tmp_path: Path) -> None:
+    made, answers = counted_board(tmp_path)
+    for each in made["rows"]:
+        if each["name"] == "nlsr":
+            each["causal"] |= {"value": None, "low": None, "high": None, "why": "there is nothing to cover"}
+    found = board_browser(made, answers).views
+    assert "v-causal-nlsr" not in found and "v-causal-dare-ties" in found
 
 
 def test_what_is_missing_is_said_and_is_no_zero(tmp_path: Path) -> None:
@@ -238,7 +287,7 @@ def test_a_deletion_reads_lower_as_better() -> None:
     metrics = ["pronoun_gap", "lookalike_error", "utility", "coherence", "exact_match"]
     changed = document(metric="pronoun_gap", misfire="lookalike_error", direction="delete", task=None, metrics=metrics,
                        rows=gaps)  # fmt: skip
-    assert "lower pronoun gap" in compared(changed)
+    assert "lower pronoun gap" in compared(changed)[0][0]
     made = board(changed, ACCEPT)
     assert [c.name for c in made.columns][:5] == [
         "pronoun gap", "look-alike error", "utility", "coherence", "recovery",
