@@ -133,12 +133,15 @@ class GateLinear:
 
         With memory "keep" every call writes over the result of the one before: fresh memory costs more than the sum.
         """
-        mixed = torch.lerp(self.weight.float(), self.donor_weight.float(), scale.unsqueeze(1 - self.axis))
+        gate = scale.unsqueeze(1 - self.axis)
         if self.memory == "lazy":
-            return mixed.to(self.weight.dtype)
+            return torch.lerp(self.weight.float(), self.donor_weight.float(), gate).to(self.weight.dtype)
         if self._mixed is None:
             self._mixed = torch.empty_like(self.weight)
-        return self._mixed.copy_(mixed)
+        if self.weight.dtype == torch.float32:
+            with torch.no_grad():
+                return torch.lerp(self.weight, self.donor_weight, gate, out=self._mixed)
+        return self._mixed.copy_(torch.lerp(self.weight.float(), self.donor_weight.float(), gate))
 
     def difference(self) -> Tensor:
         """`W_D - W_T`, as stored, taken in float32 and rounded to `product_dtype`."""
