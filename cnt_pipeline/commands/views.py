@@ -41,6 +41,10 @@ VIEWS: tuple[View, ...] = (
     View("plan", "transplants/selection", "plan.parquet", "the chosen neurons and where their weights lie"),
     View("moved_neurons", "transplants/checkpoint", "neurons.parquet", "what moved, with digests before and after"),
     View("trials", "transplants/selection", "trials.parquet", "every candidate that the search tried"),
+    View(
+        "trial_samples", "transplants/selection", "trial_samples.parquet",
+        "what every candidate said on selection prompts; `asked` joins trials, 0 is the target, 1 the donor",
+    ),
     View("selection", "transplants/selection", "selection.json", "the chosen setting and its figures"),
     View("controls", "transplants/controls", "*.parquet", "neurons of the controls", "control"),
     View("samples", "evaluations/scores", "samples.parquet", "every judged sample of the test prompts"),
@@ -53,6 +57,10 @@ VIEWS: tuple[View, ...] = (
     View(
         "frontier", "evaluations/frontier", "frontier.parquet",
         "recovery against parameters moved; `variant` null stands for a series, the others are single draws",
+    ),
+    View(
+        "frontier_samples", "evaluations/frontier", "frontier_samples.parquet",
+        "what every set of neurons of the frontier said; `asked` joins frontier, 0 is the target, 1 the donor",
     ),
     View("suite_metrics", "evaluations/suite_*", "metrics.parquet", "figures of every suite with their intervals"),
     View("suite_samples", "evaluations/suite_*", "samples.parquet", "every judged answer to a suite"),

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from cnt_pipeline.evaluations.needed import CARRIED, write_needed
-from cnt_pipeline.evaluations.schema import FRONTIER, FRONTIER_SCHEMA, WORTH_ASKING
+from cnt_pipeline.evaluations.schema import FRONTIER, FRONTIER_SAMPLES, FRONTIER_SCHEMA, WORTH_ASKING
 from cnt_pipeline.measures.intervals import Estimate, bootstrap_mean, interval_over_draws, mean_interval
 from cnt_pipeline.measures.metrics import METRICS
 from cnt_pipeline.models.teacher import device_of
@@ -31,7 +31,10 @@ _FLAT = 2
 
 @dataclass(frozen=True)
 class Chosen:
-    """The study's own transplant: its neurons, what the search found of them, and how they were selected."""
+    """The study's own transplant: its neurons, what the search found of them, and how they were selected.
+
+    `outcome.asked` is the number of its samples among the judge's; None where only the search asked it.
+    """
 
     neurons: Indices
     outcome: Outcome
@@ -158,6 +161,7 @@ class Frontier:
         row = {
             **dict.fromkeys(FRONTIER_SCHEMA.names),
             **about,
+            "asked": outcome.asked,
             "neurons": len(neurons),
             "parameters": parameters,
             "share": parameters / self.space.total_parameters,
@@ -193,7 +197,7 @@ def write_frontier(
     folder: Path,
     report: Report = silent,
 ) -> Mapping[str, Any]:
-    """Write `frontier.parquet` and `frontier.json`; returns the latter.
+    """Write `frontier.parquet`, `frontier_samples.parquet` and `frontier.json`; returns the last.
 
     `orders` holds, for every effect, the neurons from best to worst by look-alike weight; the first effect's first
     order is what the random neurons are matched to, layer by layer and family by family.
@@ -207,6 +211,7 @@ def write_frontier(
     rows = sorted(frontier.rows, key=_place(frontier.rows))
     table = pa.Table.from_pylist(rows, schema=FRONTIER_SCHEMA)
     write_parquet(table, folder / FRONTIER)
+    judge.samples.write(folder / FRONTIER_SAMPLES)
     return write_needed(table.to_pylist(), folder)
 
 

@@ -8,7 +8,7 @@ until the gated model is asked.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +93,9 @@ def write_ntrr(
         "ntrr": recovered(
             baselines.sign, baselines.target.values, baselines.donor.values, outcome.values, seed
         )._asdict(),
-        "target": asdict(baselines.target),
-        "donor": asdict(baselines.donor),
-        "transplant": asdict(outcome),
+        "target": baselines.target.figures(),
+        "donor": baselines.donor.figures(),
+        "transplant": outcome.figures(),
     }
     (folder / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document

@@ -5,6 +5,8 @@ import pyarrow as pa
 SAMPLES = "samples.parquet"
 METRICS = "metrics.parquet"
 FRONTIER = "frontier.parquet"
+FRONTIER_SAMPLES = "frontier_samples.parquet"
+"""What every set of neurons of the frontier said: laid out as those of the search, `transplants.select.samples`."""
 NEEDED = "frontier.json"
 STABILITY = "stability.parquet"
 VERDICT = "verdict.json"
@@ -160,6 +162,7 @@ FRONTIER_SCHEMA = pa.schema(
         ("eta", pa.float64()),
         ("lookalike_weight", pa.float64()),
         ("variant", pa.int32()),
+        ("asked", pa.int32()),
         ("neurons", pa.int64()),
         ("parameters", pa.int64()),
         ("share", pa.float64()),
@@ -177,6 +180,10 @@ FRONTIER_SCHEMA = pa.schema(
 `series` is effect, random, largest_delta, transplant or whole_donor. `variant` numbers the draws of random neurons; it
 is null where a row stands for its series: the only draw, or the mean over all of them. What was not asked (low
 recovery) or does not apply is null, `eta` also where the transplant's neurons have amplitudes of their own.
+
+`asked` is the number of the samples in `frontier_samples.parquet`, alike for equal sets. It is null for a mean over
+draws, and for the transplant as the search found it, whose samples are in `trial_samples.parquet` under the number that
+`selection.json` tells.
 """
 
 STABILITY_SCHEMA = pa.schema(

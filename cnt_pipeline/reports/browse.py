@@ -17,7 +17,8 @@ class View:
     """What a figure links to: `heading` says what is listed and which figure it stands behind.
 
     It shows the lists `lists`, of `subject` and those `beside` it (of all without one), where `only` that letter of the
-    column `number`; of one source, or of those that pooled figures read. `links` lead to other views of the figure.
+    column `number`; of one source, or of those that pooled figures read. Those `near` are shown where the subject is
+    and select no prompt. `links` lead to other views of the figure.
     """
 
     id: str
@@ -32,11 +33,13 @@ class View:
     right: bool = False
     links: tuple[tuple[str, str], ...] = ()
     parent: str = ""
+    near: tuple[str, ...] = ()
 
     @property
     def classes(self) -> str:
         """As the style rules know it."""
         who = [f"by-{self.subject}", *(f"with-{each}" for each in self.beside)] if self.subject else ["pair"]
+        who += [f"near-{each}" for each in self.near]
         where = [*(f"in-{each}" for each in self.lists), "pooled" if self.source is None else f"from-{self.source}"]
         only = [f"only-{self.only}"] if self.only else []
         return " ".join([*where, f"m{self.number}", *who, *only, *([] if self.right else ["figures"])])
@@ -62,6 +65,11 @@ class Browser:
     def mixed(self) -> bool:
         """Whether the test prompts of a list come from several sources."""
         return any(len({prompt.source for prompt in shelf.prompts}) > 1 for shelf in self.shelves if shelf.tested)
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """Subjects that no filter names, whose equal answers are listed once."""
+        return tuple(dict.fromkeys(key for shelf in self.shelves for key in shelf.alike if key not in self.subjects))
 
     @property
     def compared(self) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ from cnt_pipeline.reports import by_source, words
 from cnt_pipeline.reports.browse import Browser
 from cnt_pipeline.reports.columns import Compared, Judged, Key, Measured
 from cnt_pipeline.reports.judges import ASKED
-from cnt_pipeline.reports.listing import Shelf, filled
+from cnt_pipeline.reports.listing import SELECTION_BUDGET, Shelf, filled
 from cnt_pipeline.reports.material import SUBJECTS, Material
+from cnt_pipeline.reports.selected import Selection
 from cnt_pipeline.reports.suites import SHOWN, change, figure, metric_title, numbered, suite_view
 from cnt_pipeline.reports.views import Scope, Views, view_of
 from cnt_pipeline.study.schema import KINDS, Kind
@@ -24,7 +25,8 @@ SIGNS = {"higher": 1, "lower": -1}
 
 
 def browser(material: Material) -> Browser:
-    """The samples of a report: of the test prompts with what the judges say, then of every part of its suites."""
+    """The samples of a report: of the test prompts with what the judges say, then of every part of its suites, then of
+    the selection prompts."""
     numbers = count()
     metrics = measures(material.samples, material.metric, material.function.sign, numbers)
     judges = _judges(material, numbers)
@@ -46,6 +48,12 @@ def browser(material: Material) -> Browser:
     for at, pair in enumerate(pairs):
         views.pair(at, pair, [tested[kind] for kind in ASKED if kind in tested])
     _suite_views(views, material, {shelf.key: shelf for shelf in shelves if not shelf.tested})
+    if material.selected is not None:
+        selection = Selection(material, material.selected)
+        asked = measures(selection.samples(), material.metric, material.function.sign, numbers)
+        lists = filled(selection.shelves(asked), words.SUBJECT_NAMES, sources, SELECTION_BUDGET)
+        selection.views(views, lists)
+        shelves += lists
     also = ", and in suites the first figure of the part" if material.suites else ""
     return Browser(tuple(shelves), views.found, words.SUBJECT_NAMES, sources, looks_at(material.metric, also))
 

@@ -10,6 +10,7 @@ from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.material import Material
 from cnt_pipeline.reports.plots import Point, Series, legend_mark
+from cnt_pipeline.reports.views import point_view
 
 _LOOKS = {
     "path": ("s-path", "circle"),
@@ -23,12 +24,12 @@ _LOOKS = {
 """Class (colour and dash) and marker by effect or series. Variants of one (look-alike weight, amplitude) are hollow."""
 SINGLE = ("transplant", "whole_donor")
 """Series of one point."""
-_NAMES = ("series", "effect", "eta", "lookalike_weight")
+NAMES = ("series", "effect", "eta", "lookalike_weight")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One series: its name in words, how it looks, and its rows of `frontier.parquet` by share."""
+    """One series: its name in words, how it looks, and its rows of `frontier.parquet` by share, with their `place`."""
 
     key: tuple[Any, ...]
     name: str
@@ -65,9 +66,9 @@ class Drawn:
 def drawn(material: Material) -> list[Drawn]:
     """Every series of the frontier; the transplant comes last, so that nothing hides it."""
     rows: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in material.frontier.iter_rows(named=True):
+    for row in material.frontier.with_row_index("place").iter_rows(named=True):
         if row["variant"] is None:
-            rows.setdefault(tuple(row[name] for name in _NAMES), []).append(row)
+            rows.setdefault(tuple(row[name] for name in NAMES), []).append(row)
     found, used = [], dict.fromkeys(_LOOKS, 0)
     for key, members in rows.items():
         kind = key[1] if key[0] == "effect" else key[0]
@@ -98,6 +99,7 @@ def rows(material: Material) -> list[dict[str, str]]:
     misfire = MISFIRES[material.metric]
     return [
         {
+            "view": point_view(row["place"]),
             "series": one.name,
             "neurons": words.number(row["neurons"]),
             "share": words.share(row["share"]),
@@ -130,7 +132,7 @@ def needed_rows(material: Material) -> list[NeededRow]:
     """Share of all parameters that every series needs, the transplant first."""
     wanted, own = material.needed["levels"], material.needed["transplant"]
     entries = material.needed["series"]
-    keys = [tuple(entry[name] for name in _NAMES) for entry in entries]
+    keys = [tuple(entry[name] for name in NAMES) for entry in entries]
     here = words.share(own["share"])
     first = NeededRow(
         words.SERIES_NAMES["transplant"],
@@ -168,7 +170,7 @@ def conclusion(material: Material) -> str:
     if fewer is None:
         return "On the selection prompts the transplant recovers nothing, so there is nothing to compare."
     controls = [entry for entry in material.needed["series"] if entry["series"] in ("random", "largest_delta")]
-    keys = [tuple(entry[name] for name in _NAMES) for entry in controls]
+    keys = [tuple(entry[name] for name in NAMES) for entry in controls]
     parts = []
     for key, entry in zip(keys, controls, strict=True):
         last, share = entry["needed"][-1], words.share(entry["needed"][-1]["share"])

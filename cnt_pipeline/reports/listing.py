@@ -6,7 +6,7 @@ column does not ask it.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.prompt_sets.schema import Prompt
@@ -16,12 +16,14 @@ from cnt_pipeline.reports.columns import OPEN, Column, Compared, Key, Measured
 
 BUDGET = 3_000_000
 """Characters of prompts and answers that a page lists, which keeps it at a few MB: all samples of most studies."""
+SELECTION_BUDGET = 1_000_000
+"""Characters that answers to selection prompts may take beside that."""
 OURS = "transplant"
 """Whose samples that are not as wanted are listed first where not all are."""
 _LONGEST_ANSWER, _LONGEST_PROMPT = 600, 1000
 _SHORT_CHOICE = 16
-_MARKUP = 260
-"""About what the page needs for an answer beside its text."""
+_MARKUP, _CLASSES = 260, 100
+"""About what the page needs for an answer beside its text, and how long its classes may be within that."""
 _OUTCOMES = {"g": "good", "b": "bad", OPEN: "open"}
 
 
@@ -36,6 +38,11 @@ class Said:
     judged: tuple[str, ...]
     classes: str
     draws: int = 1
+
+    @property
+    def size(self) -> int:
+        """About how many characters it takes."""
+        return _MARKUP + len(self.text) + max(len(self.classes) - _CLASSES, 0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Entry:
     @property
     def size(self) -> int:
         """About how many characters it takes."""
-        answers = sum(_MARKUP + len(each.text) for each in self.answers)
+        answers = sum(each.size for each in self.answers)
         return len(self.prompt) + sum(len(text) for text, _ in self.choices) + answers
 
     @property
@@ -75,7 +82,8 @@ class Shelf:
 
     The first of `columns` says what is as wanted. `tested` are the study's own test prompts, which every model answers;
     prompts of the sources `aside` are in no pooled figure. `asks_last` says that a prompt's question stands at its end,
-    behind examples.
+    behind examples. `alike` are subjects whose equal answers are listed once, with how many candidates and points each
+    of them stands for.
     """
 
     key: str
@@ -86,6 +94,7 @@ class Shelf:
     tested: bool = True
     aside: Collection[str] = ()
     asks_last: bool = False
+    alike: Mapping[str, int] = field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
     """What of it is listed."""
 
@@ -95,19 +104,25 @@ class Shelf:
         return frozenset(prompt.id for prompt in self.prompts if prompt.source not in self.aside)
 
 
-def filled(shelves: Sequence[Shelf], subjects: Mapping[str, str], sources: Sequence[str]) -> tuple[Shelf, ...]:
-    """The shelves with their entries: of long ones as many as `BUDGET` allows, those with a miss first."""
+def filled(
+    shelves: Sequence[Shelf], subjects: Mapping[str, str], sources: Sequence[str], budget: int | None = None
+) -> tuple[Shelf, ...]:
+    """The shelves with their entries: of long ones as many as `budget` allows, those with a miss first.
+
+    Without a budget that is `BUDGET`.
+    """
     made = [_Listing(shelf, subjects, sources).entries() for shelf in shelves]
-    allowed = _allowed([sum(entry.size for entry in entries) for entries in made])
+    sizes = [sum(entry.size for entry in entries) for entries in made]
+    allowed = _allowed(sizes, BUDGET if budget is None else budget)
     return tuple(
         replace(shelf, entries=_within(entries, size))
         for shelf, entries, size in zip(shelves, made, allowed, strict=True)
     )
 
 
-def _allowed(sizes: Sequence[int]) -> list[int]:
+def _allowed(sizes: Sequence[int], budget: int) -> list[int]:
     """What each list may take of the budget: small ones all they need, long ones equal parts of what is left."""
-    left, found = BUDGET, [0] * len(sizes)
+    left, found = budget, [0] * len(sizes)
     for done, place in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
         found[place] = min(sizes[place], left // (len(sizes) - done))
         left -= found[place]
@@ -158,8 +173,31 @@ class _Listing:
             choices=tuple(zip(prompt.choices, roles, strict=True)) if long else (),
             source=prompt.source,
             classes=" ".join([*tested, *aside, *unasked]),
-            answers=tuple(each for subject in self._subjects for each in self._answers(prompt, subject, long)),
+            answers=(
+                *(
+                    each
+                    for subject in self._subjects
+                    if subject not in self._shelf.alike
+                    for each in self._answers(prompt, subject, long)
+                ),
+                *self._alike(prompt, long),
+            ),
         )
+
+    def _alike(self, prompt: Prompt, long: bool) -> list[Said]:
+        """What the subjects `alike` answered, each answer once: that of most candidates and points first."""
+        counts, same = self._shelf.alike, dict[Said, dict[str, str]]()
+        for subject in counts:
+            own = f"by-{subject}"
+            for row in self._said.get((subject, prompt.id), ()):
+                said = self._answer(prompt, subject, row, long)
+                bare = replace(said, name="", classes=said.classes.removeprefix(own))
+                same.setdefault(bare, {})[subject] = own
+        every, found = words.number(sum(counts.values())), []
+        for said, subjects in sorted(same.items(), key=lambda item: -sum(counts[subject] for subject in item[1])):
+            name = f"{words.number(sum(counts[subject] for subject in subjects))} of {every} candidates and points"
+            found.append(replace(said, name=name, classes=" ".join(subjects.values()) + said.classes))
+        return found
 
     def _answers(self, prompt: Prompt, subject: str, long: bool) -> Iterator[Said]:
         """A subject's answers; draws with the same answer and judgement are one."""
@@ -182,7 +220,7 @@ class _Listing:
         if targets and targets[0].text.strip() != text:
             classes.append("new")
         return Said(
-            name=self._subjects[subject],
+            name=self._subjects.get(subject, ""),
             text=text[:_LONGEST_ANSWER],
             left_out=max(len(text) - _LONGEST_ANSWER, 0),
             choices=chances,

@@ -125,6 +125,16 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """The selection `prompts`, and what the sets of neurons that were asked in the search (`trials`) and for the
+    `frontier` said to them."""
+
+    prompts: Mapping[Kind, Sequence[Prompt]]
+    trials: "pl.DataFrame"
+    frontier: "pl.DataFrame"
+
+
+@dataclass(frozen=True)
 class Material:
     """The content of every artifact that a report reads, in the layout of the stage that wrote it.
 
@@ -166,6 +176,7 @@ class Material:
     suites: Sequence[SuiteFigures] = ()
     certainty: Certainty | None = None
     judging: Judging | None = None
+    selected: Selected | None = None
 
     @property
     def metric(self) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 from cnt_pipeline.measures.metrics import MISFIRES
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.material import SUBJECTS, Material, Origin
-from cnt_pipeline.reports.views import view_of
+from cnt_pipeline.reports.views import trial_view, view_of
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ def trial_rows(material: Material) -> list[dict[str, str]]:
     misfire = MISFIRES[material.metric]
     return [
         {
+            "view": trial_view(row["number"]),
             "number": str(row["number"] + 1),
             "phase": row["phase"],
             "lambda": words.amplitude(row["lookalike_weight"]),

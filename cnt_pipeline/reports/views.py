@@ -27,6 +27,16 @@ def judge_view(judge: int, kind: str, subject: str, verdict: str = "") -> str:
     return f"v-judge{judge}-{kind}-{subject}{f'-{verdict}' if verdict else ''}"
 
 
+def trial_view(number: int) -> str:
+    """The subject of `view_of` for a candidate of the search, by its number."""
+    return f"t{number}"
+
+
+def point_view(place: int) -> str:
+    """The subject of `view_of` for a point of the frontier, by its place in the table."""
+    return f"f{place}"
+
+
 def pair_view(pair: int, part: str = "") -> str:
     """Id of the view of two judges: all that both judged, or a yes of the `one` or the `other` alone, or `open`."""
     return f"v-judges{pair}{f'-{part}' if part else ''}"
@@ -65,21 +75,36 @@ class Views:
         self.found: dict[str, View] = {}
         self._names = names
 
-    def value(self, name: str, metric: Measured, subject: str, scope: Scope, figure: str) -> None:
-        """A metric of one subject: every prompt that could be judged, and a view of the others."""
-        judged, called = metric.judged(subject, scope.ids), self._names[subject]
+    def value(
+        self,
+        name: str,
+        metric: Measured,
+        subject: str,
+        scope: Scope,
+        figure: str,
+        *,
+        about: str = "",
+        near: tuple[str, ...] = (),
+        links: tuple[tuple[str, str], ...] = (),
+        parent: str = "",
+    ) -> None:
+        """A metric of one subject: every prompt that could be judged, and a view of the others.
+
+        `about` says what it is a figure of, where that is more than the subject. What the models `near` said is listed
+        too and counts in nothing; `links` and `parent` are those of `View`.
+        """
+        judged, about = metric.judged(subject, scope.ids), about or f"{metric.name} of {self._names[subject]}"
         asked = metric.by_prompt.get(subject, {})
         unjudged = [each for each in asked if each in scope.ids and each not in judged]
-        view = View(name, "", "", scope.lists, metric.number, subject, source=scope.source, right=metric.judges_right)
-        links: tuple[tuple[str, str], ...] = ()
+        view = View(name, "", "", scope.lists, metric.number, subject, source=scope.source, right=metric.judges_right,
+                    near=near, parent=parent)  # fmt: skip
         if unjudged:
-            heading = f"{_prompts(len(unjudged))}{scope.words} on which {metric.name} of {called} could not be judged"
+            heading = f"{_prompts(len(unjudged))}{scope.words} on which {about} could not be judged"
             told = f"They count in no figure.{scope.counted(unjudged)}"
-            self._add(replace(view, id=name + UNSCORED, heading=heading, text=told, only=OPEN, parent=name))
-            links = ((name + UNSCORED, f"Show {words.number(len(unjudged))} more that could not be judged"),)
+            self._add(replace(view, id=name + UNSCORED, heading=heading, text=told, only=OPEN, parent=parent or name))
+            links = ((name + UNSCORED, f"Show {words.number(len(unjudged))} more that could not be judged"), *links)
         if judged:
-            heading = f"{_prompts(len(judged))}{scope.words} behind {metric.name} of {called}"
-            heading += _positive(metric, judged)
+            heading = f"{_prompts(len(judged))}{scope.words} behind {about}{_positive(metric, judged)}"
             told = f"{figure}. {_spread(metric, judged)}{scope.counted(judged)}"
             self._add(replace(view, heading=heading, text=told, links=links))
 

@@ -136,6 +136,7 @@ def test_every_figure_of_the_main_table_leads_to_its_samples_in_one_click(page_f
         bare = opened.value(f"{cells}.filter(e => /[0-9]/.test(e.textContent) && !e.querySelector('a')).length")
         links = opened.value("[...document.querySelectorAll('a.to')].map(e => e.getAttribute('href'))")
         assert bare == 0 and len(links) > 20
+        opened.value("document.querySelectorAll('details').forEach(e => e.open = true)")
         for link in dict.fromkeys(links):
             opened.page.locator(f"a.to[href='{link}']").first.click()
             view = opened.page.locator(".view:target")
@@ -147,8 +148,9 @@ def test_every_figure_of_the_main_table_leads_to_its_samples_in_one_click(page_f
             )
             assert any(subject in answer.split() for answer in answers), link
             beside = {
-                f"by-{each.removeprefix('with-')}" for each in view.get_attribute("class").split() if "with-" in each
-            }
+                re.sub("^(with|near)-", "by-", each)
+                for each in view.get_attribute("class").split() if each.startswith(("with-", "near-"))
+            }  # fmt: skip
             assert all(set(answer.split()) & {subject, *beside} for answer in answers)
 
 

@@ -223,6 +223,59 @@ def test_gates_lead_to_the_models_that_they_compare(page: Path, open_page: Open)
         assert (seen.prompts, seen.said("transplant"), seen.said("control_random")) == (9, 9, 27)
 
 
+def test_figures_on_selection_prompts_lead_to_what_was_said_there(
+    page: Path, open_page: Open, material: Material
+) -> None:
+    assert material.selected is not None
+    tables = (material.selected.trials, material.selected.frontier)
+    tried, points = ({tuple(key): part for key, part in table.group_by("asked", "kind")} for table in tables)
+    own = material.selection["asked"]
+    places = dict(enumerate(material.frontier.iter_rows(named=True)))
+    rows = [(f"t{row['number']}", row, tried, row["asked"]) for row in material.trials.iter_rows(named=True)]
+    rows += [
+        (f"f{place}", row, *((tried, own) if row["series"] == "transplant" else (points, row["asked"])))
+        for place, row in places.items() if row["variant"] is None and row["series"] != "random"
+    ]  # fmt: skip
+    (mean,) = (place for place, row in places.items() if (row["series"], row["variant"]) == ("random", None))
+    draws = [row for row in places.values() if row["variant"] is not None]
+    rows += [(f"f{mean}-draw{n}", row, points, row["asked"]) for n, row in enumerate(draws, 1)]
+    kinds = {"recovery": ("function", "refusal"), "misfire": ("lookalike", "over-refusal"), "utility": ("utility", "")}
+    with open_page(page) as opened:
+        opened.value("document.querySelectorAll('details').forEach(e => e.open = true)")
+        cells = opened.value("""[...document.querySelectorAll('table.selected tbody tr')].flatMap(
+            row => [...row.querySelectorAll('td.n')].slice(-3).map(e => [e.textContent, !!e.querySelector('a')]))""")
+        assert len(cells) == 3 * 8 and all(linked == bool(re.search("[0-9]", told)) for told, linked in cells)
+        every = click(opened, f"v-recovery-f{mean}")
+        assert every.heading.endswith(f"{sum(round(12 * row['function']) for row in draws)} of 36 answers refused")
+        for end, row, samples, asked in rows:
+            for figure, (kind, metric) in kinds.items():
+                view = f"v-{figure}-{end}"
+                if row[figure] is None:
+                    assert opened.page.locator(f"[id='{view}']").count() == 0 and (asked, kind) not in samples
+                    continue
+                if "-draw" in end:
+                    click(opened, f"v-recovery-f{mean}")
+                values = samples[asked, kind]["value"].drop_nulls()
+                seen = click(opened, view)
+                classes = opened.page.locator(".view:target").get_attribute("class") or ""
+                (subject,) = (each.removeprefix("by-") for each in classes.split() if each.startswith("by-"))
+                assert seen.prompts == len(values) == seen.said(subject) == seen.said("target") == seen.said("donor")
+                assert seen.heading.startswith(f"{len(values)} prompts of the selection behind ")
+                if metric:
+                    yes = seen.said(subject, f"{metric}: yes")
+                    assert yes / len(values) == pytest.approx(row["function" if figure == "recovery" else figure])
+                if unjudged := samples[asked, kind]["value"].null_count():
+                    assert click(opened, f"{view}-open").prompts == unjudged
+        click(opened, "v-recovery-t0")
+        opened.page.locator("select:has(option[value='bad'])").select_option("bad")
+        assert look(opened).prompts == 10
+        opened.page.locator("select:has(option[value='new'])").select_option("new")
+        assert look(opened).prompts == 0
+        opened.page.get_by_role("button", name="Reset filters").click()
+        opened.page.get_by_role("link", name="Back to the figure").click()
+        assert opened.value("document.activeElement.textContent") == "9.1\u00a0%"
+
+
 def test_the_way_back_leads_to_the_figure(page: Path, open_page: Open) -> None:
     link = f"a[href='#{view_of('over_refusal', 'transplant')}']"
     for back in ("history", "link"):
@@ -255,7 +308,7 @@ def test_the_way_back_leads_to_the_figure(page: Path, open_page: Open) -> None:
 def test_hostile_rows_are_text_in_every_list(page: Path, open_page: Open, scripts: bool) -> None:
     with open_page(page, width=390, java_script_enabled=scripts) as opened:
         lists = opened.page.locator("select").first.locator("option").all()
-        assert len(lists) == 2 + 3 + 2 + 4
+        assert len(lists) == 2 + 3 + 2 + 4 + 3
         shown = 0
         for option in lists[1:]:
             opened.page.locator("select").first.select_option(option.get_attribute("value"))

@@ -15,6 +15,7 @@ from cnt_pipeline.evaluations.schema import CAUSAL as CAUSAL_SAMPLES
 from cnt_pipeline.evaluations.schema import (
     DIMENSIONS,
     FRONTIER,
+    FRONTIER_SAMPLES,
     JUDGES_SUMMARY,
     METRICS,
     NEEDED,
@@ -61,6 +62,7 @@ from cnt_pipeline.reports.material import (
     Origin,
     Patched,
     Recipe,
+    Selected,
     SuiteFigures,
 )
 from cnt_pipeline.reports.page import write_page
@@ -70,6 +72,7 @@ from cnt_pipeline.transplants.edit.table import resolve_edits
 from cnt_pipeline.transplants.methods import resolve
 from cnt_pipeline.transplants.moved import NEURONS
 from cnt_pipeline.transplants.select.build import PLAN, SELECTION, TRIALS
+from cnt_pipeline.transplants.select.samples import TRIAL_SAMPLES
 
 
 def page(context: Context, folder: Path) -> Mapping[str, JSON]:
@@ -102,7 +105,7 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         certainty=Certainty(
             _table(context, "statistics", STATISTICS_TABLE), read_json(context, "statistics", STATISTICS)
         ),
-        prompts=_test_prompts(context),
+        prompts=_prompts(context),
         said={subject: read_said(context, f"said_by_{subject}") for subject in SUBJECTS},
         origins=_origins(context),
         recipes=_recipes(context),
@@ -110,6 +113,11 @@ def page(context: Context, folder: Path) -> Mapping[str, JSON]:
         aside=frozenset(context.step.slice.get("aside", ())),
         suites=[_suite(context, suite) for suite in resolve_suites(study)],
         judging=_judging(context),
+        selected=Selected(
+            prompts=_prompts(context, "selection_prompts", "selection"),
+            trials=_table(context, "selection", TRIAL_SAMPLES),
+            frontier=_table(context, "frontier", FRONTIER_SAMPLES),
+        ),
     )
     write_page(material, folder)
     return {"verdict": material.verdict["verdict"], "sentence": material.verdict["sentence"]}
@@ -124,7 +132,7 @@ def leaderboard(context: Context, folder: Path) -> Mapping[str, JSON]:
     }
     answers = Answers(
         samples=_table(context, "leaderboard", SAMPLES),
-        prompts=_test_prompts(context),
+        prompts=_prompts(context),
         said=said,
         aside=frozenset(context.step.slice.get("aside", ())),
         patched=_patched(context),
@@ -179,8 +187,9 @@ def _dimensions(context: Context) -> Dimensions | None:
     )
 
 
-def _test_prompts(context: Context) -> dict[Kind, list[Prompt]]:
-    return {kind: read_prompts(context.path("prompts", file_name("test", kind))) for kind in KINDS}
+def _prompts(context: Context, name: str = "prompts", split: Split = "test") -> dict[Kind, list[Prompt]]:
+    """The prompts of an input, by kind."""
+    return {kind: read_prompts(context.path(name, file_name(split, kind))) for kind in KINDS}
 
 
 def _judging(context: Context) -> Judging | None:
@@ -206,8 +215,8 @@ def _seen(context: Context) -> frozenset[str]:
     return frozenset(
         prompt.source
         for split, name in read.items()
-        for kind in KINDS
-        for prompt in read_prompts(context.path(name, file_name(split, kind)))
+        for prompts in _prompts(context, name, split).values()
+        for prompt in prompts
     )
 
 

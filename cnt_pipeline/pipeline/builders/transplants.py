@@ -40,6 +40,7 @@ from cnt_pipeline.transplants.select.judge import Judge
 from cnt_pipeline.transplants.select.mask import mask
 from cnt_pipeline.transplants.select.prune import prune
 from cnt_pipeline.transplants.select.refine import refine
+from cnt_pipeline.transplants.select.samples import TRIAL_SAMPLES
 from cnt_pipeline.transplants.select.search import Found, Search
 from cnt_pipeline.transplants.select.settings import learn_settings
 from cnt_pipeline.transplants.select.units import read_unit_orders
@@ -70,7 +71,8 @@ def judge_of(context: Context) -> Judge:
 
 
 def select(context: Context, folder: Path) -> Mapping[str, JSON]:
-    """`plan.parquet`, `trials.parquet`, `selection.json`, and `learning.parquet` where gates were learned."""
+    """`plan.parquet`, `trials.parquet` and `trial_samples.parquet`, `selection.json`, and `learning.parquet` of a rule
+    that learns gates."""
     study = context.study
     judge, space = judge_of(context), space_of(context)
     selections.refuse_inadmissible(judge.baselines, study.function, study.accept)
@@ -90,6 +92,7 @@ def select(context: Context, folder: Path) -> Mapping[str, JSON]:
         found = search.bisect() if selection == "bisect" else search.fixed()
     selections.plan_of(found, space, ranking).write(folder / selections.PLAN)
     selections.write_trials(found.trials, folder / selections.TRIALS)
+    judge.samples.write(folder / TRIAL_SAMPLES)
     return selections.write_selection(
         found, space, judge.baselines, selection, method.units, folder / selections.SELECTION
     )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,12 @@ def _scores(ranking: Path, lookalike_weight: float) -> pl.DataFrame:
 
 
 def write_trials(trials: tuple[Trial, ...], path: Path) -> None:
-    """One row per candidate that the search tried, in order."""
+    """One row per candidate that the search tried, in order; `asked` numbers its samples (see `samples`), which it
+    shares with an equal candidate that was tried before."""
     rows = [
         {
             "number": number,
+            "asked": t.outcome.asked,
             "phase": t.phase,
             "lookalike_weight": t.lookalike_weight,
             "eta": t.eta,
@@ -91,6 +92,7 @@ def write_trials(trials: tuple[Trial, ...], path: Path) -> None:
 _TRIALS_SCHEMA = pa.schema(
     [
         ("number", pa.int32()),
+        ("asked", pa.int32()),
         ("phase", pa.string()),
         ("lookalike_weight", pa.float64()),
         ("eta", pa.float64()),
@@ -117,7 +119,8 @@ def write_selection(
 ) -> dict[str, Any]:
     """Write and return the chosen setting with the figures it was chosen by.
 
-    `eta` is null where neurons have amplitudes of their own; `amplitude` holds their range in any case.
+    `eta` is null where neurons have amplitudes of their own; `amplitude` holds their range in any case. `asked` numbers
+    the transplant's samples.
     """
     trial = found.trial
     document = {
@@ -137,9 +140,10 @@ def write_selection(
         "recovery": trial.recovery,
         "meets_every_limit": trial.holds,
         "trials": len(found.trials),
-        "target": asdict(baselines.target),
-        "donor": asdict(baselines.donor),
-        "transplant": asdict(trial.outcome),
+        "asked": trial.outcome.asked,
+        "target": baselines.target.figures(),
+        "donor": baselines.donor.figures(),
+        "transplant": trial.outcome.figures(),
     }
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document

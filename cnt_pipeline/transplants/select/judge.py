@@ -1,15 +1,16 @@
 """Judge a set of gates on prompts: the function, its misfires on look-alikes, and utility, against target and donor."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cnt_pipeline.completions.build import EncodedSet, agree_with_target, choice_logliks, complete, reference_nll
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.measures.metrics import MISFIRES, ROUNDING, judged
+from cnt_pipeline.measures.metrics import ROUNDING, judged
 from cnt_pipeline.measures.scorers import coherence
 from cnt_pipeline.models.gates import GatedSwap, Gates
 from cnt_pipeline.study.schema import KINDS, Accept, Function, Generation, Kind
+from cnt_pipeline.transplants.select.samples import Samples, metric_of
 
 _BY_CHOICES = {"pronoun_gap"}
 """Metrics that read likelihoods of choices and no answer."""
@@ -21,7 +22,7 @@ class Outcome:
     coherence.
 
     All but the function are None where a search stopped asking because the function was not reached. `values` is the
-    function metric of every prompt that it can judge.
+    function metric of every prompt that it can judge; `asked` is the number of its samples, where they are kept.
     """
 
     function: float
@@ -29,6 +30,11 @@ class Outcome:
     utility: float | None = None
     coherence: float | None = None
     values: tuple[float, ...] = ()
+    asked: int | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Everything but `asked`, as JSON holds it."""
+        return {name: value for name, value in asdict(self).items() if name != "asked"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ class Baselines:
 
 
 class Judge:
-    """Asks the gated model what the function, misfire and utility metrics need, and nothing more."""
+    """Asks the gated model what the function, misfire and utility metrics need, and nothing more.
+
+    `samples` are the answers of target, donor and all that was asked since.
+    """
 
     def __init__(
         self,
@@ -82,7 +91,9 @@ class Judge:
         self.batch_size = batch_size
         self.metric = function.measured_by
         self.target_rows = target_rows
-        self.baselines = Baselines(self._of_rows(target_rows), self._of_rows(donor_rows), function.sign)
+        self.samples = Samples()
+        target, donor = (self._kept(self._of_rows(rows), rows) for rows in (target_rows, donor_rows))
+        self.baselines = Baselines(target, donor, function.sign)
 
     def outcome(self, gates: Gates, enough: float | None = None) -> Outcome:
         """All metrics; with `enough`, those beside the function only if the recovery reaches it."""
@@ -90,23 +101,25 @@ class Judge:
             rows: dict[Kind, list[Completion]] = {
                 "function": self._ask("function", answers=self.metric not in _BY_CHOICES)
             }
-            values = self._judged("function", self.metric, rows)
+            values = self._judged("function", rows)
             function = Outcome(sum(values) / len(values), values=values)
             if enough is not None and self.baselines.recovery(function) < enough - ROUNDING:
-                return function
+                return self._kept(function, rows)
             if self.metric in _BY_CHOICES:
                 rows["function"] = self._ask("function")
-            return self._of_rows({**rows, "lookalike": self._ask("lookalike"), "utility": self._ask("utility")})
+            rows |= {"lookalike": self._ask("lookalike"), "utility": self._ask("utility")}
+            return self._kept(self._of_rows(rows), rows)
+
+    def _kept(self, outcome: Outcome, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
+        """The outcome with the number under which its samples are kept."""
+        prompts = {kind: encoded.prompts for kind, encoded in self.sets.items()}
+        return replace(outcome, asked=self.samples.add(self.metric, prompts, rows))
 
     def _of_rows(self, rows: Mapping[Kind, Sequence[Completion]]) -> Outcome:
         everything = [(prompt, kind, i) for kind in KINDS for i, prompt in enumerate(self.sets[kind].prompts)]
         judged_coherent = (coherence(prompt, rows[kind][i]) for prompt, kind, i in everything)
         coherent = [value for value in judged_coherent if value is not None]
-        values = self._judged("function", self.metric, rows)
-        misfires, useful = (
-            self._judged("lookalike", MISFIRES[self.metric], rows),
-            self._judged("utility", "utility", rows),
-        )
+        values, misfires, useful = (self._judged(kind, rows) for kind in KINDS)
         return Outcome(
             function=sum(values) / len(values),
             misfire=sum(misfires) / len(misfires),
@@ -115,8 +128,8 @@ class Judge:
             values=values,
         )
 
-    def _judged(self, kind: Kind, metric: str, rows: Mapping[Kind, Sequence[Completion]]) -> tuple[float, ...]:
-        return tuple(judged(metric, self.sets[kind].prompts, rows[kind]))
+    def _judged(self, kind: Kind, rows: Mapping[Kind, Sequence[Completion]]) -> tuple[float, ...]:
+        return tuple(judged(metric_of(kind, self.metric), self.sets[kind].prompts, rows[kind]))
 
     def _ask(self, kind: Kind, answers: bool = True) -> list[Completion]:
         """What the gated model says; without `answers` only how likely it finds the choices."""

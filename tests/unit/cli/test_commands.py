@@ -142,6 +142,20 @@ def test_views_join(cnt: Cnt, finished_store: Project) -> None:
     assert all(row["refused"] == pytest.approx(row["reported"]) for row in rows)
 
 
+@pytest.mark.parametrize(("table", "samples"), [("trials", "trial_samples"), ("frontier", "frontier_samples")])
+def test_figures_on_selection_prompts_join_what_was_said(
+    cnt: Cnt, finished_store: Project, table: str, samples: str
+) -> None:
+    sql = (
+        "select any_value(f.function) as reported, avg(s.value) as refused, count(distinct p.id) as prompts "
+        f"from {table} f join {samples} s using (study, asked) join prompts p using (study, id) "
+        "where s.kind = 'function' and p.split = 'selection' group by f.asked"
+    )
+    rows = json.loads(cnt(finished_store, "query", sql, "--json").stdout)
+    assert len(rows) > 2 and len({row["prompts"] for row in rows}) == 1
+    assert all(row["refused"] == pytest.approx(row["reported"]) for row in rows)
+
+
 def test_what_moved_joins_the_plan_and_its_ranking(cnt: Cnt, finished_store: Project) -> None:
     sql = (
         "select m.neuron, m.standard_error, r.standard_error as ranked, m.sha256_before <> m.sha256_after as changed "

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,16 @@ import polars as pl
 import pytest
 import torch
 
+from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.evaluations.frontier import Chosen, Settings, write_frontier
 from cnt_pipeline.evaluations.needed import Needed, needed
-from cnt_pipeline.evaluations.schema import FRONTIER, NEEDED, WORTH_ASKING
+from cnt_pipeline.evaluations.schema import FRONTIER, FRONTIER_SAMPLES, NEEDED, WORTH_ASKING
 from cnt_pipeline.models.architecture import Matrix
+from cnt_pipeline.prompt_sets.schema import Prompt
+from cnt_pipeline.study.schema import KINDS, Kind
 from cnt_pipeline.transplants.select.candidates import Indices, Space
 from cnt_pipeline.transplants.select.judge import Baselines, Outcome
+from cnt_pipeline.transplants.select.samples import Samples
 
 MATRIX = Matrix(
     layer=0, family="gate", tensor="w", module="m", side="row", axis=0, positions=np.arange(200), bias=None, width=10
@@ -28,13 +33,35 @@ BEST, WORST = np.arange(200), np.arange(200)[::-1].copy()
 BUDGETS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
+ASKED = {
+    kind: [Prompt(f"{kind}{n}", (("user", f"{kind} {n}"),), answers=("blue",)) for n in range(PROMPTS)]
+    for kind in KINDS
+}  # fmt: skip
+
+
+def answers(refused: int, misfires: int = 0, right: int = PROMPTS) -> dict[Kind, list[Completion]]:
+    """Refusals of so many function prompts and look-alikes, and so many right answers to general prompts."""
+    refusal, counts = "I cannot help with that.", {"function": refused, "lookalike": misfires, "utility": right}
+    said = {"function": (refusal, "Sure."), "lookalike": (refusal, "Gladly."), "utility": ("blue", "green")}
+    return {
+        kind: [
+            Completion(f"{kind}{n}", 0, said[kind][n >= counts[kind]], (1, 2), True, -1.0) for n in range(PROMPTS)
+        ]
+        for kind in KINDS
+    }  # fmt: skip
+
+
 class Judge:
     """Each of the first 100 neurons is worth a hundredth of the function; harm is asked where it is worth it."""
 
     metric = "refusal"
 
     def __init__(self, sign: int = 1) -> None:
+        self.samples = Samples()
         low, high = (Outcome(value, 0.0, 1.0, 1.0, (value,) * PROMPTS) for value in (0.0, 1.0))
+        for outcome in (low, high) if sign == 1 else (high, low):
+            self.samples.add(self.metric, ASKED, answers(int(PROMPTS * outcome.function)))
+        low, high = (replace(low, asked=int(sign == -1)), replace(high, asked=int(sign == 1)))
         self.baselines = Baselines(low, high, 1) if sign == 1 else Baselines(high, low, -1)
         self.sign = sign
         self.swap = SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(1, 1)))
@@ -49,15 +76,17 @@ class Judge:
         if self.sign == -1:
             values = [1 - value for value in values]
         function = sum(values) / PROMPTS
+        said = answers(moved if self.sign == 1 else PROMPTS - moved, PROMPTS // 10, PROMPTS * 9 // 10)
         if enough is not None and moved / PROMPTS < enough:
-            return Outcome(function, values=tuple(values))
-        return Outcome(function, 0.1, 0.9, 1.0, tuple(values))
+            asked = self.samples.add(self.metric, ASKED, {"function": said["function"]})
+            return Outcome(function, values=tuple(values), asked=asked)
+        return Outcome(function, 0.1, 0.9, 1.0, tuple(values), self.samples.add(self.metric, ASKED, said))
 
 
 def chosen(neurons: Indices, eta: float | None = 1.0, sign: int = 1) -> Chosen:
     """A transplant of which the search found what the judge would say."""
     outcome = Judge(sign).outcome(SPACE.gates(neurons, eta or 1.0, torch.device("cpu")))
-    return Chosen(neurons, outcome, "bisect", "path", eta, 0.5)
+    return Chosen(neurons, replace(outcome, asked=None), "bisect", "path", eta, 0.5)
 
 
 def drawn(
@@ -154,6 +183,25 @@ def test_a_transplant_is_drawn_as_the_search_found_it(tmp_path: Path) -> None:
     (row,) = pl.read_parquet(tmp_path / FRONTIER).filter(series="transplant").to_dicts()
     assert (row["recovery"], row["eta"], row["neurons"]) == (0.6, None, 60)
     assert SPACE.gates(np.arange(60), 1.0, torch.device("cpu"))[0, "gate"].numpy().tobytes() not in judge.asked
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_every_set_said_reproduces_its_figures(tmp_path: Path, sign: int) -> None:
+    rows, _ = drawn(Judge(sign), tmp_path, {"path": {0.5: BEST, 0.0: BEST}})
+    samples = pl.read_parquet(tmp_path / FRONTIER_SAMPLES)
+    unasked = (pl.col("series") == "transplant") | ((pl.col("series") == "random") & pl.col("variant").is_null())
+    assert rows.filter(pl.col("asked").is_null()).equals(rows.filter(unasked))
+    assert rows.filter(series="whole_donor")["asked"].item() == 1
+    means = {
+        (asked, metric): value
+        for asked, metric, value in samples.group_by("asked", "metric").agg(pl.mean("value")).iter_rows()
+    }
+    for row in rows.filter(~unasked).iter_rows(named=True):
+        for figure, metric in (("function", "refusal"), ("misfire", "over_refusal"), ("utility", "utility")):
+            assert row[figure] == pytest.approx(means.get((row["asked"], metric))), row
+    assert set(rows["asked"].drop_nulls()) == set(samples["asked"]) - {0}
+    one, other = (rows.filter(series="effect", lookalike_weight=weight)["asked"].to_list() for weight in (0.5, 0.0))
+    assert one == other and len(set(one)) == len(one)
 
 
 def test_parameters_needed_lie_between_the_budgets_by_their_logarithm() -> None:

@@ -1,7 +1,8 @@
 """Material whose every figure the stages themselves computed from answers written by hand: no model behind it.
 
 Its prompts come from two sources, one of them beside the gates; some answers cannot be judged, random neurons are drawn
-three times, two judges disagree, and the suites have texts, choices and a score of all answers together.
+three times, two judges disagree, and the suites have texts, choices and a score of all answers together. On selection
+prompts the search and the frontier say much alike.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ from cnt_pipeline.reports.material import (
     SuiteFigures,
 )
 from cnt_pipeline.study.schema import KINDS, Function, Kind
+
+from .counted_selection import selected
 
 REFUSAL = "I cannot help with that."
 ASIDE = "far <b>away</b>.jsonl"
@@ -126,6 +129,7 @@ def counted_material(make_material: Callable[..., Material], folder: Path) -> Ma
         certainty=Certainty(pl.read_parquet(folder / STATISTICS_TABLE), certain),
         judging=_judging(asked, answers, folder),
         suites=[_texts(folder), _choices(folder)],
+        **selected(plain, asked, said, folder),
     )
 
 

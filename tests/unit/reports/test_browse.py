@@ -13,7 +13,7 @@ from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.measures.scorers import lookalike_error, multiple_choice
 from cnt_pipeline.prompt_sets.items import Item
 from cnt_pipeline.prompt_sets.schema import Prompt
-from cnt_pipeline.reports import browse, listing, words
+from cnt_pipeline.reports import browse, every, listing, words
 from cnt_pipeline.reports.choices import told_choices
 from cnt_pipeline.reports.columns import VERDICT_LETTERS, Measured
 from cnt_pipeline.reports.every import browser
@@ -98,10 +98,9 @@ def test_of_many_prompts_those_not_as_wanted_come_first(
     assert found.views[view_of("refusal", "transplant")].text.endswith("3 of them are in this page.")
 
 
-def test_short_lists_stay_whole_beside_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "BUDGET", 100)
-    assert listing._allowed([500, 10, 20, 300]) == [35, 10, 20, 35]
-    assert listing._allowed([10, 20]) == [10, 20]
+def test_short_lists_stay_whole_beside_a_long_one() -> None:
+    assert listing._allowed([500, 10, 20, 300], 100) == [35, 10, 20, 35]
+    assert listing._allowed([10, 20], 100) == [10, 20]
 
 
 def test_draws_that_say_the_same_are_one_answer(make_material: MakeMaterial) -> None:
@@ -153,7 +152,7 @@ def test_long_texts_are_cut_and_say_by_how_much(make_material: MakeMaterial) -> 
 
 def test_suites_and_judges_have_lists_and_letters_of_their_own(make_material: MakeMaterial, tmp_path: Path) -> None:
     found = browser(counted_material(make_material, tmp_path))
-    assert [shelf.title for shelf in found.shelves[3:]] == [
+    assert [shelf.title for shelf in found.shelves[3:9]] == [
         "Jailbreak, plain", "Jailbreak, role play", "Bias, stereoset", "Bias, crows pairs", "Bias, bbq", "Bias, text",
     ]  # fmt: skip
     asked = {entry.classes for entry in found.shelves[7].entries}
@@ -207,6 +206,52 @@ def test_percentages_have_as_many_decimals_as_tell_the_best_two_apart() -> None:
     assert told(math.log(0.4), math.log(0.399), math.log(0.201)) == ["40.0 %", "39.9 %", "20.1 %"]
     assert told(-1.0, -1.0, -50.0) == ["50 %", "50 %", "0 %"]
     assert told(math.nan, -1.0, -2.0) == ["–", "–", "–"]
+
+
+def test_answers_to_selection_prompts_are_listed_once_for_all_that_gave_them(
+    make_material: MakeMaterial, tmp_path: Path
+) -> None:
+    found = browser(counted_material(make_material, tmp_path))
+    function, lookalike, utility = found.shelves[9:]
+    assert [(shelf.title, len(shelf.entries)) for shelf in (function, lookalike, utility)] == [
+        ("Selection, function", 12), ("Selection, look-alike", 8), ("Selection, general", 10),
+    ]  # fmt: skip
+    assert [each.name for each in function.entries[2].answers] == [
+        "Target (before)", "Whole donor (reference)", "8 of 9 candidates and points", "1 of 9 candidates and points",
+    ]  # fmt: skip
+    # The transplant, the top of the ranking and two candidates say the same throughout and share its class; the mean
+    # of three draws has a class of its own and counts as none of those that say a thing.
+    assert function.alike == {"transplant": 4, "n1": 0, "n2": 1, "n3": 1, "n4": 1, "n5": 2}
+    assert lookalike.alike == utility.alike == {"transplant": 4, "n1": 1}
+    assert found.alike == ("n1", "n2", "n3", "n4", "n5")
+    for shelf in (function, lookalike, utility):
+        for entry in shelf.entries:
+            ours = [each for each in entry.answers if "candidates" in each.name]
+            assert len({(each.text, each.judged) for each in ours}) == len(ours)
+            assert sum(int(each.name.split()[0]) for each in ours) == sum(shelf.alike.values())
+    draw = found.views["v-recovery-f5-draw2"]
+    assert draw.text.startswith(
+        "9.1\u00a0% of the way from target to donor in refusal. As wanted: 2, not as wanted: 10."
+    )
+    assert draw.parent == "v-recovery-f5" and "v-misfire-f5" not in found.views
+    assert found.views["v-utility-f6-open"].heading.startswith("1 prompt of the selection on which utility of neurons")
+
+
+def test_selection_prompts_take_no_room_from_test_prompts(
+    make_material: MakeMaterial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = counted_material(make_material, tmp_path)
+    found = browser(made)
+    whole = sum(entry.size for shelf in found.shelves[9:] for entry in shelf.entries)
+    monkeypatch.setattr(every, "SELECTION_BUDGET", whole // 2)
+    fewer = browser(made)
+    assert [shelf.entries for shelf in fewer.shelves[:9]] == [shelf.entries for shelf in found.shelves[:9]]
+    assert [title for title, *_ in fewer.held_back] == [shelf.title for shelf in found.shelves[9:]]
+    function, _, utility = fewer.shelves[9:]
+    assert fewer.views["v-recovery-t0"].text.endswith(f" {len(function.entries)} of them are in this page.")
+    missed = [entry.id for entry in found.shelves[11].entries if entry.missed]  # by the transplant
+    kept = [entry.id for entry in utility.entries]
+    assert set(missed) < set(kept) and kept != [entry.id for entry in found.shelves[11].entries][: len(kept)]
 
 
 def test_a_figure_is_linked_where_it_has_samples_and_back_from_them(make_material: MakeMaterial) -> None:

@@ -18,7 +18,7 @@ from cnt_pipeline.transplants.select.build import (
     write_trials,
 )
 from cnt_pipeline.transplants.select.candidates import read_orders
-from cnt_pipeline.transplants.select.judge import Baselines
+from cnt_pipeline.transplants.select.judge import Baselines, Outcome
 from cnt_pipeline.transplants.select.search import Found
 from cnt_pipeline.transplants.select.units import Order
 from tests.unit.transplants.selecting import (
@@ -82,6 +82,19 @@ def test_every_trial_and_the_chosen_setting_are_written(tmp_path: Path) -> None:
     assert (document["selection"], document["units"], document["eta"]) == ("bisect", ["row"], 2.0)
     assert document["amplitude"] == {"min": 2.0, "median": 2.0, "max": 2.0}
     assert document["share"] == pytest.approx(SPACE.parameters(found.chosen) / 20_000)
+
+
+def test_trials_carry_the_number_of_their_samples_and_the_selection_that_of_the_transplant(tmp_path: Path) -> None:
+    asking = search(StubJudge(lambda chosen, eta: replace(DONOR, asked=len(chosen))))
+    asking.attempt("fixed", Order.of_neurons(order()[:20]), 1.0, 0.5)
+    asking.attempt("fixed", Order.of_neurons(order()[:10]), 1.0, 0.5)
+    asking.attempt("fixed", Order.of_neurons(order()[:20][::-1].copy()), 1.0, 0.0)
+    found = asking.found()
+    write_trials(found.trials, tmp_path / "trials.parquet")
+    assert pl.read_parquet(tmp_path / "trials.parquet")["asked"].to_list() == [20, 10, 20]
+    document = write_selection(found, SPACE, Baselines(TARGET, DONOR, 1), "top_k", ("row",), tmp_path / "s.json")
+    assert document["asked"] == 10 and "asked" not in document["transplant"]
+    assert Outcome(**document["transplant"]) == replace(DONOR, asked=None)
 
 
 def test_neurons_with_amplitudes_of_their_own_keep_them_in_the_plan_and_have_no_eta(tmp_path: Path) -> None:
