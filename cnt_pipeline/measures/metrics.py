@@ -67,6 +67,11 @@ MISFIRES = {"refusal": "over_refusal", "pronoun_gap": "lookalike_error"}
 """For each function metric, the metric of its misfires on look-alikes; `accept.over_refusal` bounds it."""
 
 
+def metric_of(kind: Kind, function: str) -> str:
+    """The metric that judges a kind of prompts first of all, where the metric `function` measures the function."""
+    return {"function": function, "lookalike": MISFIRES[function], "utility": "utility"}[kind]
+
+
 def metrics_of(function: Function, evaluate: tuple[str, ...], file: str = "study") -> tuple[str, ...]:
     """Metrics of a study: the function's, its misfires, utility, coherence, then what `evaluate` adds.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cnt_pipeline.completions.schema import Completion
 from cnt_pipeline.measures.choices import softmax
-from cnt_pipeline.measures.metrics import MISFIRES
+from cnt_pipeline.measures.metrics import metric_of
 from cnt_pipeline.measures.scorers import unasked
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports import words
@@ -54,7 +54,7 @@ def choose_samples(material: Material) -> list[Sample]:
     for kind, places in SHOWN.items():
         said = {side: {row.id: row for row in material.said[side][kind]} for side in SIDES}
         prompts = [p for p in material.prompts[kind] if all(p.id in rows for rows in said.values())]
-        values = _values(material, metric_of(material, kind), kind)
+        values = _values(material, metric_of(kind, material.metric), kind)
         coherent = _values(material, "coherence", kind)
         faults = {p.id: _fault(values, coherent, p.id, EXPECTED_FROM[kind]) for p in prompts}
         missed = [p for p in prompts if faults[p.id]][:_MISSES]
@@ -67,11 +67,6 @@ def choose_samples(material: Material) -> list[Sample]:
             for p in [*missed, *rest][:places]
         ]
     return chosen
-
-
-def metric_of(material: Material, kind: Kind) -> str:
-    """The metric that judges a kind of prompts first of all."""
-    return {"function": material.metric, "lookalike": MISFIRES[material.metric], "utility": "utility"}[kind]
 
 
 Values = Mapping[tuple[str, str], float | None]
@@ -109,7 +104,7 @@ def _sample(
     values: Values,
     missed: str,
 ) -> Sample:
-    metric = metric_of(material, kind)
+    metric = metric_of(kind, material.metric)
     answers = []
     for side, row in rows.items():
         text = words_of(prompt, row)

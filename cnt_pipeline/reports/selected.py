@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from cnt_pipeline.completions.schema import Completion
+from cnt_pipeline.measures.metrics import metric_of
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.reports import words
 from cnt_pipeline.reports.choices import told_choices
@@ -17,7 +18,6 @@ from cnt_pipeline.reports.columns import Measured
 from cnt_pipeline.reports.frontier import NAMES, drawn
 from cnt_pipeline.reports.listing import Shelf
 from cnt_pipeline.reports.material import Material, Selected
-from cnt_pipeline.reports.samples import metric_of
 from cnt_pipeline.reports.views import Scope, Views, point_view, trial_view, view_of
 from cnt_pipeline.study.schema import KINDS, Kind
 
@@ -77,7 +77,7 @@ class Selection:
         """Values by class, laid out as the samples of the test prompts."""
         names = ("subject", "metric", "kind", "id", "variant", "value")
         rows = [
-            (subject, metric_of(self._material, kind), kind, heard.id, variant, heard.value)
+            (subject, metric_of(kind, self._material.metric), kind, heard.id, variant, heard.value)
             for kind in KINDS
             for subject, draws in self._said(kind).items()
             for variant, answers in enumerate(draws)
@@ -100,7 +100,7 @@ class Selection:
                     ]
                     for subject, draws in self._said(kind).items()
                 },
-                columns=(metrics[metric_of(self._material, kind)],),
+                columns=(metrics[metric_of(kind, self._material.metric)],),
                 tested=False,
                 alike=self._alike[kind],
             )

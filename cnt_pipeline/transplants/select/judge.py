@@ -6,11 +6,11 @@ from typing import Any
 
 from cnt_pipeline.completions.build import EncodedSet, agree_with_target, choice_logliks, complete, reference_nll
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.measures.metrics import ROUNDING, judged
+from cnt_pipeline.measures.metrics import ROUNDING, judged, metric_of
 from cnt_pipeline.measures.scorers import coherence
 from cnt_pipeline.models.gates import GatedSwap, Gates
 from cnt_pipeline.study.schema import KINDS, Accept, Function, Generation, Kind
-from cnt_pipeline.transplants.select.samples import Samples, metric_of
+from cnt_pipeline.transplants.select.samples import Samples
 
 _BY_CHOICES = {"pronoun_gap"}
 """Metrics that read likelihoods of choices and no answer."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cnt_pipeline.completions.schema import Completion
-from cnt_pipeline.measures.metrics import METRICS, MISFIRES
+from cnt_pipeline.measures.metrics import METRICS, metric_of
 from cnt_pipeline.measures.scorers import SCORERS, coherence
 from cnt_pipeline.prompt_sets.schema import Prompt
 from cnt_pipeline.store.parquet import write_parquet
@@ -33,11 +33,6 @@ for, and `value` how this answer counts in it; `value` and `coherence` are null 
 empty where no answer was asked for. `choice_loglik` is the summed log-likelihood of each of the prompt's choices in
 nats, null for a prompt without choices. Where the function was not reached there are function prompts only.
 """
-
-
-def metric_of(kind: Kind, function: str) -> str:
-    """The metric that a kind of prompts is asked for, where `function` measures the function."""
-    return {"function": function, "lookalike": MISFIRES[function], "utility": "utility"}[kind]
 
 
 class Samples:
