@@ -67,3 +67,9 @@ def exported(finished_store: Project, keys: Keys, tmp_path: Path) -> Path:
     out = tmp_path / "exported"
     export_transplant(finished_store.study, out, str(finished_store.store), False, keys.statement)
     return out
+
+
+@pytest.fixture
+def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of the module's own bundle, `evidence`, to tamper with."""
+    return Path(shutil.copytree(request.getfixturevalue("evidence"), tmp_path / "bundle"))

@@ -6,14 +6,22 @@ from pathlib import Path
 
 from cnt_pipeline.lineage import layout
 from cnt_pipeline.lineage.digests import tensor_digests
-from cnt_pipeline.lineage.record import Bundle, Index, dumps, open_bundle
+from cnt_pipeline.lineage.record import Broken, Bundle, Index, dumps, open_bundle
 from cnt_pipeline.lineage.statement import statement
+from cnt_pipeline.lineage.verify import Given, verify
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.pipeline.outcome import CHECKPOINT
 from cnt_pipeline.store import FileRecord, Manifest
 from cnt_pipeline.store.digests import hash_file
 from cnt_pipeline.store.manifest import content_digest
 from cnt_pipeline.study.fingerprint import fingerprint
+
+
+def broken(path: Path, given: Given | None = None) -> Broken:
+    """The link that `verify` names as broken."""
+    found = verify(path, given or Given()).broken
+    assert found is not None
+    return found
 
 
 def rehash_index(folder: Path) -> None:

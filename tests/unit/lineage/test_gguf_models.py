@@ -14,13 +14,13 @@ import torch
 from cnt_pipeline.commands.lineage import verify_path
 from cnt_pipeline.errors import InputError, StoreError
 from cnt_pipeline.lineage import held
-from cnt_pipeline.lineage.record import Broken
 from cnt_pipeline.lineage.verify import Given, verify
 from cnt_pipeline.models import gguf as reader
 from cnt_pipeline.models.tensors import read_index
 from cnt_pipeline.store.digests import hash_file
 from cnt_pipeline.store.publish import environment
 from tests.unit.lineage import forge
+from tests.unit.lineage.forge import broken
 from tests.unit.lineage.made import Made, write_two_ggufs
 from tests.unit.lineage.test_made_models import put_in_bundle
 from tests.unit.lineage.test_tampering import a_tensor, flip
@@ -55,12 +55,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     assert not list(folder.iterdir())
-
-
-def broken(path: Path, given: Given) -> Broken:
-    found = verify(path, given).broken
-    assert found is not None
-    return found
 
 
 def test_with_both_files_every_byte_is_proven(evidence: Path, both: Given) -> None:

@@ -14,11 +14,11 @@ from cnt_pipeline.commands.lineage import bundle_study, verify_path
 from cnt_pipeline.commands.replay import replay_bundle
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.lineage import chain, layout
-from cnt_pipeline.lineage.record import Broken
 from cnt_pipeline.lineage.verify import Given, verify
 from cnt_pipeline.store.digests import hash_file
 from tests.unit.lineage import forge
 from tests.unit.lineage.conftest import Keys
+from tests.unit.lineage.forge import broken
 from tests.unit.lineage.made import Made, write_everything_made
 from tests.unit.lineage.test_tampering import flip
 
@@ -54,17 +54,6 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 def evidence(everything: Made, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its bundle, signed. Look, do not touch."""
     return put_in_bundle(everything, tmp_path_factory.mktemp("evidence") / "bundle", keys)
-
-
-@pytest.fixture
-def copied(evidence: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(evidence, tmp_path / "bundle"))
-
-
-def broken(path: Path, given: Given | None = None) -> Broken:
-    found = verify(path, given or Given()).broken
-    assert found is not None
-    return found
 
 
 def test_every_link_holds_down_to_the_file_the_adapter_and_the_lessons(

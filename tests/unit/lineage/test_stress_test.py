@@ -17,7 +17,6 @@ from cnt_pipeline.errors import InputError
 from cnt_pipeline.lineage import envelope, layout
 from cnt_pipeline.lineage import verify as verifying
 from cnt_pipeline.lineage.keys import read_private_key
-from cnt_pipeline.lineage.record import Broken
 from cnt_pipeline.lineage.verify import Given, verify
 from cnt_pipeline.models.sources import package_path
 from cnt_pipeline.models.tensors import CheckpointIndex, read_file_index, read_index
@@ -25,6 +24,7 @@ from cnt_pipeline.pipeline.outcome import CHECKPOINT, SELECTION
 from cnt_pipeline.transplants.plan import read_plan
 from tests.unit.lineage import forge
 from tests.unit.lineage.conftest import Keys
+from tests.unit.lineage.forge import broken
 from tests.unit.lineage.made import Made, write_stress_test
 
 ALIGNED = package_path("cnt_pipeline", "demo/models/aligned")
@@ -103,17 +103,6 @@ def test_a_replay_gives_every_digest_again_and_offers_no_checkpoint(
     made = next(path for path in (tmp_path / "store" / "transplants").glob("*/manifest.json")
                 if json.loads(path.read_text())["key"] == CHECKPOINT)  # fmt: skip
     assert not (made.parent / "patch.parquet").exists()
-
-
-@pytest.fixture
-def copied(evidence: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(evidence, tmp_path / "bundle"))
-
-
-def broken(path: Path, given: Given | None = None) -> Broken:
-    found = verify(path, given or Given()).broken
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,17 @@ import pytest
 from cnt_pipeline.errors import InputError
 from cnt_pipeline.lineage import envelope, layout
 from cnt_pipeline.lineage.keys import key_id, read_private_key, read_public_key, write_keys
-from cnt_pipeline.lineage.record import Broken
 from cnt_pipeline.lineage.verify import Given, verify
 from cnt_pipeline.models.tensors import TensorInfo, read_index
 from cnt_pipeline.transplants.plan import read_plan
 from tests.unit.lineage import forge
 from tests.unit.lineage.conftest import DONOR, TARGET, Keys
+from tests.unit.lineage.forge import broken
 
 WEIGHTS = "transplants/checkpoint/model/model.safetensors"
 REPORT = "reports/page/report.html"
 PROMPTS = "prompt_sets/roles/test.function.parquet"
 BOTH = Given(target=TARGET, donor=DONOR)
-
-
-def broken(path: Path, given: Given) -> Broken:
-    found = verify(path, given).broken
-    assert found is not None
-    return found
 
 
 def flip(path: Path, at: int) -> None:
