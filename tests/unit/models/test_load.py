@@ -197,7 +197,7 @@ SOURCE_FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "two at once": ({"path": "a", "hub": "b/c"}, "exactly one of path, hub"),
     "no such path": ({"path": "/no/such/model"}, "/no/such/model does not exist"),
     "path is a file": ({"path": __file__}, "is a file: give the folder"),
-    "no such package": ({"package": "no-such-package-here", "file": "a"}, "pip install no-such-package-here"),
+    "no such package": ({"package": "no-such-package-here", "file": "a"}, "pip install --no-deps no-such-package-here"),
     "no file given": ({"package": "tiny-models"}, "needs `file`"),
     "file outside": ({"package": "tiny-models", "file": "../../etc"}, "must be a path inside the package"),
     "file absent": ({"package": "tiny-models", "file": "weights/large"}, "holds no weights/large: looked in"),

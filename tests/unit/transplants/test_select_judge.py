@@ -46,7 +46,7 @@ def test_the_judge_finds_the_target_at_closed_gates_also_where_utility_prompts_h
     function = Function(name="bias", direction="delete")
     judge = Judge(swap, tokenizer, function, sets, said, said, settings, 2)
     closed = judge.outcome({})
-    assert judge.baselines.target == judge.baselines.donor
+    assert judge.baselines.target.figures() == judge.baselines.donor.figures()
     assert closed.function == pytest.approx(judge.baselines.target.function)
     assert closed.utility == judge.baselines.target.utility == 1.0
     assert (closed.misfire, closed.coherence) == (judge.baselines.target.misfire, judge.baselines.target.coherence)
